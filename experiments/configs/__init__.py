@@ -1,0 +1,1 @@
+"""Configurations: one lab note a file."""

@@ -1,0 +1,26 @@
+"""MNIST or Fashion-MNIST at 32x32, class-conditional, in pixel space (the paper's 7.1.2 uses MNIST).
+
+python -m experiments.train --config=experiments/configs/mnist.py --workdir=runs/mnist \
+    --config.data.path=<folder of idx files>
+
+The folder holds train-images-idx3-ubyte[.gz] and its sisters; without data.path it is
+$MFM_DATA_DIR/mnist. For a prepared TensorFlow Datasets copy: --config.data.name=tfds/mnist.
+Hardware: one GPU; on a CPU use `mnist.py:smoke`. Not yet measured at full length.
+"""
+
+from experiments.configs import common
+
+
+def get_config(mode: str = ""):
+  """`mode`: "" or "smoke"."""
+  config = common.default("idx")
+  config.data.size = 32
+  config.steps = 100_000
+  config.batch_size = 256
+  config.model.name, config.model.width, config.model.depth = "vit", 256, 8
+  config.model.patch = 4
+  config.optimizer.learning_rate = 3e-4
+  config.optimizer.warmup = 2_000
+  config.ema = (0.999, 0.9999)
+  config.log_every, config.eval_every, config.checkpoint_every = 100, 5_000, 5_000
+  return common.finish(config, mode)

@@ -1,0 +1,1 @@
+"""Examples in NumPy arrays: sources, named data sets and the batch pipeline (grain)."""

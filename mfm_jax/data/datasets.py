@@ -1,0 +1,128 @@
+"""Named data sets: from a config to a training and a test source."""
+
+import dataclasses
+import os
+import pathlib
+
+from mfm_jax import checks
+from mfm_jax.data import idx, prepared, sources
+from mfm_jax.data.sources import Source
+
+NAMES = ("mixture", "digits", "idx", "tfds/mnist", "tfds/cifar10", "tfds/imagenet2012")
+_SIZED = ("idx", "tfds/mnist", "tfds/cifar10", "tfds/imagenet2012")
+_DECODED_LIMIT = 512  # examples that data_std decodes of a source that is not in memory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+  """Which data, and how they are brought into model space.
+
+  Attributes:
+    name: one of `NAMES`.
+    path: idx: the folder ("" for $MFM_DATA_DIR/mnist); tfds: the data_dir ("" for its default).
+      Not read by the others.
+    size: side of the images in pixels, 0 for the data set's own: idx, tfds/mnist and tfds/cifar10
+      are padded to it, tfds/imagenet2012 is cropped to it (own: 256).
+    labelled: False drops the labels (num_classes 0).
+    classes: number of classes of an idx folder.
+    train_size, test_size: draws of a mixture.
+    seed: of a mixture's draws.
+  """
+
+  name: str
+  path: str = ""
+  size: int = 0
+  labelled: bool = True
+  classes: int = 10
+  train_size: int = 1 << 20
+  test_size: int = 1 << 14
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+  """Both splits, and what a network and a picture need to know of them.
+
+  Attributes:
+    train, test: sources of one shape and one number of classes.
+    shape: of one example; images (H, W, C).
+    num_classes: 0 for unlabelled data; also the null label.
+    data_std: root mean square of the training values about zero, the c of MATH 9.
+    image: whether an example can be shown as a picture.
+  """
+
+  train: Source
+  test: Source
+  shape: tuple[int, ...]
+  num_classes: int
+  data_std: float
+  image: bool
+
+
+def load(config: DataConfig, mixture=None) -> Dataset:
+  """The data set of `config`.
+
+  Args:
+    config: see `DataConfig`.
+    mixture: weights, means and covs to draw from, for the name "mixture" alone.
+
+  Raises:
+    ValueError: an unknown name, a `size` for data that have none, a mixture missing, no path for an
+      idx folder, and whatever the source itself finds wrong.
+  """
+  checks.one_of("data.name", config.name, NAMES)
+  checks.at_least("data.size", config.size, 0)
+  if config.size and config.name not in _SIZED:
+    raise ValueError(f"data.size must be 0 for {config.name}, which has no size; got {config.size}")
+  train, test = (_source(config, split, mixture) for split in ("train", "test"))
+  if train.shape != test.shape:
+    raise ValueError(
+      f"training and test examples must have one shape; got {train.shape} and {test.shape}"
+    )
+  for split, source in (("training", train), ("test", test)):
+    if not len(source):
+      raise ValueError(f"the {split} split of {config.name} must hold at least 1 example; got 0")
+  in_memory = isinstance(train, sources.ArraySource)
+  return Dataset(
+    train=train,
+    test=test,
+    shape=train.shape,
+    num_classes=train.num_classes,
+    data_std=sources.root_mean_square(train, **({} if in_memory else {"limit": _DECODED_LIMIT})),
+    image=len(train.shape) == 3,
+  )
+
+
+def _source(config: DataConfig, split: str, mixture) -> Source:
+  labelled = config.labelled
+  if config.name == "mixture":
+    if mixture is None:
+      raise ValueError("data.name=mixture must come with a mixture to draw from; got None")
+    size = config.train_size if split == "train" else config.test_size
+    stream = 0 if split == "train" else 1
+    return sources.mixture(mixture, size, config.seed, stream=stream, labelled=labelled)
+  if config.name == "digits":
+    return sources.digits(split, labelled=labelled)
+  if config.name == "idx":
+    return idx.idx_folder(
+      idx_path(config.path),
+      split,
+      labelled=labelled,
+      num_classes=config.classes,
+      pad_to=config.size,
+    )
+  name = config.name.removeprefix("tfds/")
+  return prepared.tfds_source(name, split, config.path, labelled=labelled, size=config.size)
+
+
+def idx_path(path: str) -> pathlib.Path:
+  """`path`, or $MFM_DATA_DIR/mnist where it is empty."""
+  if path:
+    return pathlib.Path(path)
+  root = os.environ.get("MFM_DATA_DIR", "")
+  if not root:
+    raise ValueError(
+      "an idx folder must be named by data.path, or be the folder mnist in $MFM_DATA_DIR; "
+      "got neither"
+    )
+  return pathlib.Path(root) / "mnist"

@@ -1,0 +1,107 @@
+"""A map on data without closed forms: one-step draws against rollouts of its own marginal velocity.
+
+GLASS rollouts need no trained map, only a marginal velocity, so they are the reference for the posterior of
+the flow that the map belongs to; the training set's exact posterior is the reference for the data.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mfm_jax.metrics import classes, empirical
+from mfm_jax.metrics.distances import energy_distance
+from mfm_jax.interpolants import Interpolant
+
+
+def energy_row(drawn: np.ndarray, rollouts: np.ndarray, again: np.ndarray) -> dict[str, float]:
+  """Mean over contexts of the energy distance of draws to rollouts, beside rollouts to other rollouts.
+
+  Args:
+    drawn, rollouts, again: (contexts, draws, ...); `again` are rollouts from other noise.
+
+  Returns:
+    {"energy", "energy_floor", "energy_mean": the distance of draws that all sit at the rollouts' mean},
+    the last one to see that the measure sees.
+  """
+  flat = [x.reshape(*x.shape[:2], -1).astype(np.float64) for x in (drawn, rollouts, again)]
+  mean = np.broadcast_to(flat[1].mean(axis=1, keepdims=True), flat[1].shape)
+  pairs = {"energy": flat[0], "energy_floor": flat[2], "energy_mean": mean}
+  return {
+    name: float(np.mean([energy_distance(a, b) for a, b in zip(x, flat[1], strict=True)]))
+    for name, x in pairs.items()
+  }
+
+
+def class_row(
+  drawn: np.ndarray,
+  rollouts: np.ndarray,
+  x_t: np.ndarray,
+  t: np.ndarray,
+  judge: classes.Judge,
+  train: dict[str, np.ndarray],
+  num_classes: int,
+  interpolant: Interpolant,
+) -> dict[str, float]:
+  """Total variation between the judged classes of draws and the class posterior of the training set.
+
+  Args:
+    drawn, rollouts: (contexts, draws, ...).
+    x_t, t: the contexts.
+    judge: classifier of examples.
+    train: "x1" (n, ...) and "label" (n,) of the training split.
+    num_classes: number of classes.
+    interpolant: of the run.
+
+  Returns:
+    {"class_tv", "class_tv_rollouts", "class_tv_floor", "class_tv_prior"}: mean over contexts for the
+    draws, the rollouts, as many draws of the training set's posterior itself, and the class prior.
+  """
+  contexts, draws = drawn.shape[:2]
+  weights = empirical.posterior_weights(interpolant, t, x_t, train["x1"])
+  exact = empirical.class_posterior(weights, train["label"], num_classes)
+  rng = np.random.Generator(np.random.Philox(0))
+
+  def judged(x):
+    labels = judge.predict(x.reshape(-1, *x.shape[2:])).reshape(contexts, draws)
+    return frequencies(labels)
+
+  def frequencies(labels):
+    return np.stack([classes.class_frequencies(row, num_classes) for row in labels])
+
+  resampled = np.stack([rng.choice(num_classes, draws, p=row / row.sum()) for row in exact])
+  prior = classes.class_frequencies(train["label"], num_classes)
+  tables = {
+    "class_tv": judged(drawn),
+    "class_tv_rollouts": judged(rollouts),
+    "class_tv_floor": frequencies(resampled),
+    "class_tv_prior": np.broadcast_to(prior, exact.shape),
+  }
+  return {
+    name: float(np.mean(classes.total_variation(table, exact))) for name, table in tables.items()
+  }
+
+
+def value_row(
+  drawn: np.ndarray, rollouts: np.ndarray, reward: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, float]:
+  """V = log mean exp r from one-step draws against V from rollouts, over contexts.
+
+  Args:
+    drawn, rollouts: (contexts, draws, ...).
+    reward: (n, ...) -> (n,).
+
+  Returns:
+    {"value_error": rms difference, "value_spread": standard deviation over the contexts of the
+    rollouts' V, "pearson": correlation}.
+  """
+
+  def value(x):
+    r = np.asarray(reward(x.reshape(-1, *x.shape[2:])), np.float64).reshape(x.shape[:2])
+    return np.logaddexp.reduce(r, axis=1) - np.log(r.shape[1])
+
+  ours, reference = value(drawn), value(rollouts)
+  return {
+    "value_error": float(np.sqrt(np.mean((ours - reference) ** 2))),
+    "value_spread": float(reference.std()),
+    "pearson": float(np.corrcoef(ours, reference)[0, 1]),
+  }

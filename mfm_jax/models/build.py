@@ -1,0 +1,114 @@
+"""From a configuration to pure functions: `init(key) -> params` and `velocity(params) -> Velocity`."""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mfm_jax import checks
+from mfm_jax.models import layers, mlp, vit
+from mfm_jax.precondition import GaussianSkip, precondition
+from mfm_jax.types import Array, Cond, PRNGKey, PyTree, Velocity
+
+NETWORKS = ("mlp", "vit")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+  """Size and kind of the network."""
+
+  name: str = "mlp"
+  width: int = 128
+  depth: int = 3
+  heads: int = 4  # vit
+  patch: int = 2  # vit
+  precondition: bool = True  # the Gaussian skip of MATH 9
+  learned_weight: bool = False  # log-variance of the loss, W(s, u, t)
+  dtype: str = "float32"  # of the computation; parameters are float32
+
+  def __post_init__(self):
+    checks.one_of("model.name", self.name, NETWORKS)
+    checks.one_of("model.dtype", self.dtype, DTYPES)
+    for name in ("width", "depth", "heads", "patch"):
+      checks.at_least(f"model.{name}", getattr(self, name), 1)
+    if self.name == "vit" and self.width % self.heads:
+      raise ValueError(
+        f"model.heads must divide model.width; got width {self.width}, heads {self.heads}"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """A network as pure functions of its parameters {"net": ..., ["log_weight": ...]}."""
+
+  init: Callable[[PRNGKey], PyTree]
+  velocity: Callable[[PyTree], Velocity]
+  log_weight: Callable[[PyTree], Callable[[Array, Array, Array], Array]] | None
+  loss_weight: Callable[[Array, Array], Array] | None  # MATH 9, None without the skip
+
+
+def build(
+  config: ModelConfig,
+  *,
+  shape: tuple[int, ...],
+  num_classes: int = 0,
+  guided: bool = False,
+  skip: GaussianSkip,
+) -> Model:
+  """The model of `config` for examples of `shape` (images NHWC without N).
+
+  Args:
+    config: the network.
+    shape: of one example.
+    num_classes: 0 without labels; the null label is num_classes.
+    guided: whether the guidance scale is an input.
+    skip: the Gaussian skip, used where config.precondition.
+
+  Raises:
+    ValueError: a vit for examples that are not images, or whose sides the patch does not divide.
+  """
+  dtype = DTYPES[config.dtype]
+  common = {
+    "width": config.width,
+    "depth": config.depth,
+    "num_classes": num_classes,
+    "guided": guided,
+    "dtype": dtype,
+  }
+  if config.name == "vit":
+    if len(shape) != 3:
+      raise ValueError(f"model.name=vit needs images (H, W, C); got examples of shape {shape}")
+    net: nn.Module = vit.ViT(heads=config.heads, patch=config.patch, **common)
+  else:
+    net = mlp.MLP(**common)
+  log_weight = layers.LogWeight()
+
+  def init(key: PRNGKey) -> PyTree:
+    key_net, key_weight = jax.random.split(key)
+    time, x = jnp.zeros((1,)), jnp.zeros((1, *shape))
+    label = jnp.zeros((1,), jnp.int32)
+    params = {"net": net.init(key_net, time, time, x, time, x, label, jnp.ones((1,)))["params"]}
+    if config.learned_weight:
+      params["log_weight"] = log_weight.init(key_weight, time, time, time)["params"]
+    return params
+
+  def bare(params: PyTree) -> Velocity:
+    def velocity(s, u, x_s, t, x_t, cond: Cond):
+      cond = cond or {}
+      label, guidance = cond.get("label"), cond.get("guidance")
+      return net.apply({"params": params["net"]}, s, u, x_s, t, x_t, label, guidance)
+
+    return velocity
+
+  def log_weight_of(params: PyTree):
+    return lambda s, u, t: log_weight.apply({"params": params["log_weight"]}, s, u, t)
+
+  return Model(
+    init=init,
+    velocity=(lambda p: precondition(bare(p), skip)) if config.precondition else bare,
+    log_weight=log_weight_of if config.learned_weight else None,
+    loss_weight=skip.loss_weight if config.precondition else None,
+  )

@@ -1,0 +1,98 @@
+"""Pieces that the networks share: time features, conditioning, modulation.
+
+Initialisation keeps every input alive: no layer that an input must pass is zero, because two zero factors
+in a row have zero gradients for ever (a zero embedder behind a closed gate never opens).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mfm_jax.types import Array
+
+MAX_FREQUENCY = 32.0  # radians per unit of time; see `time_features`
+modulation_init = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
+output_init = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
+
+
+def time_features(t: Array, count: int) -> Array:
+  """Cosines and sines of t at `count` / 2 geometric frequencies in [1, 32] rad: (B,) -> (B, count).
+
+  The consistency objectives differentiate the network in time. With the usual frequencies of 1000 rad and
+  more that derivative is hundreds of times larger than the function; these keep it of order 10.
+  """
+  frequencies = jnp.geomspace(1.0, MAX_FREQUENCY, count // 2, dtype=t.dtype)
+  angles = t[:, None] * frequencies[None]
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class Conditioning(nn.Module):
+  """One vector per example from the times, the label and the guidance scale: (B, width)."""
+
+  width: int
+  num_classes: int
+  guided: bool
+  features: int = 16
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, s: Array, u: Array, t: Array, label: Array | None, guidance: Array | None
+  ) -> Array:
+    times = [time_features(time, self.features) for time in (s, u, u - s, t)]
+    hidden = nn.Dense(self.width, dtype=self.dtype, name="times_in")(jnp.concatenate(times, -1))
+    out = nn.Dense(self.width, dtype=self.dtype, name="times_out")(nn.silu(hidden))
+    if self.num_classes:
+      label = jnp.full(s.shape, self.num_classes) if label is None else label
+      table = nn.Embed(
+        self.num_classes + 1,
+        self.width,
+        embedding_init=nn.initializers.normal(1.0),
+        dtype=self.dtype,
+        name="label",
+      )
+      out = out + table(label)
+    if self.guided:
+      scale = jnp.ones_like(s) if guidance is None else guidance
+      # log w is 0 at scale 1, so the unguided network is the one without this term.
+      log_scale = jnp.log(scale)[:, None] * jnp.ones((1, 1), self.dtype)
+      out = out + nn.Dense(self.width, use_bias=False, dtype=self.dtype, name="guidance")(log_scale)
+    return nn.silu(out)
+
+
+class Modulation(nn.Module):
+  """`parts` vectors of `width` from the conditioning, small at first: (B, c) -> parts of (B, width)."""
+
+  parts: int
+  width: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, conditioning: Array) -> list[Array]:
+    out = nn.Dense(
+      self.parts * self.width, kernel_init=modulation_init, dtype=self.dtype, name="dense"
+    )(conditioning)
+    return jnp.split(out, self.parts, axis=-1)
+
+
+def modulate(x: Array, shift: Array, scale: Array) -> Array:
+  """x (1 + scale) + shift; shift and scale broadcast like x."""
+  return x * (1.0 + scale) + shift
+
+
+class LogWeight(nn.Module):
+  """Learned log-variance W(s, u, t) of the loss, 0 at the start (MATH 4.9): three (B,) -> (B,)."""
+
+  width: int = 64
+  features: int = 16
+
+  @nn.compact
+  def __call__(self, s: Array, u: Array, t: Array) -> Array:
+    times = [time_features(time, self.features) for time in (s, u, t)]
+    hidden = nn.silu(nn.Dense(self.width, name="hidden")(jnp.concatenate(times, -1)))
+    return nn.Dense(1, kernel_init=nn.initializers.zeros, name="out")(hidden)[:, 0]
+
+
+def parameter_count(params) -> int:
+  """Number of scalars in a tree of parameters."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

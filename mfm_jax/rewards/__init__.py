@@ -1,0 +1,1 @@
+"""Rewards r(x, cond) -> (B,), float32."""

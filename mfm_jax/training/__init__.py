@@ -1,0 +1,1 @@
+"""Training: configuration, state, optimiser, jitted step, checkpoints, logging and the loop."""

@@ -1,0 +1,173 @@
+"""The configuration of a run as frozen dataclasses, and the way there from plain dictionaries."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mfm_jax import checks, interpolants, oracles
+from mfm_jax.data.datasets import DataConfig
+from mfm_jax.losses import DrawConfig, Objective
+from mfm_jax.models import ModelConfig
+from mfm_jax.training.optimizer import OptimizerConfig
+
+# Keys that may differ when a run is resumed: they change what is watched or how long, not what is learnt.
+RESUMABLE = ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+  """The mixture of data.name=mixture: isotropic components. No means: the paper's mixture (7.1.1)."""
+
+  weights: tuple[float, ...] = ()
+  means: tuple[tuple[float, ...], ...] = ()
+  variances: tuple[float, ...] = ()
+
+  def build(self) -> oracles.GaussianMixture:
+    """The mixture; ValueError where the three lists differ in length."""
+    if not self.means:
+      return oracles.paper_mixture()
+    lengths = len(self.weights), len(self.means), len(self.variances)
+    if len(set(lengths)) > 1:
+      raise ValueError(f"mixture.weights, means, variances must have one length; got {lengths}")
+    covs = [variance * np.eye(len(self.means[0])) for variance in self.variances]
+    return oracles.gaussian_mixture(self.weights, self.means, covs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+  """Everything that determines a training run."""
+
+  data: DataConfig
+  mixture: MixtureConfig = dataclasses.field(default_factory=MixtureConfig)
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  draws: DrawConfig = dataclasses.field(default_factory=DrawConfig)
+  loss: Objective = dataclasses.field(default_factory=Objective)
+  optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+  interpolant: str = "linear"
+  teacher: str = ""  # "oracle" (mixtures), the workdir of a trained run, or "" for none
+  seed: int = 0
+  steps: int = 10_000
+  batch_size: int = 256  # over all devices and hosts
+  ema: tuple[float, ...] = (0.99, 0.999)  # decays of the averages of the parameters that are kept
+  log_every: int = 100  # steps
+  eval_every: int = 1000  # steps between held-out losses and pictures; 0: at the end alone
+  eval_batches: int = 8
+  checkpoint_every: int = 1000  # steps
+  keep_checkpoints: int = 3
+
+  def __post_init__(self):
+    checks.one_of("interpolant", self.interpolant, interpolants.INTERPOLANTS)
+    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+      checks.at_least(name, getattr(self, name), 1)
+    for name in ("eval_every", "eval_batches"):
+      checks.at_least(name, getattr(self, name), 0)
+    checks.at_least("number of ema decays", len(self.ema), 1)
+    for decay in self.ema:
+      checks.in_interval("ema", decay)
+    if self.loss.needs_teacher and not self.teacher:
+      raise ValueError(
+        "config.teacher must be oracle or a run folder with "
+        f"loss.diagonal={self.loss.diagonal}, loss.consistency={self.loss.consistency}; got ''"
+      )
+    if self.teacher == "oracle" and self.data.name != "mixture":
+      raise ValueError(f"teacher=oracle needs data.name=mixture; got {self.data.name!r}")
+
+  @property
+  def is_map(self) -> bool:
+    """False for a plain flow (loss.consistency=none), which has a marginal velocity alone."""
+    return self.loss.consistency != "none"
+
+
+def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
+  """Builds the frozen dataclass `cls`, and those nested in it, from dictionaries; lists become tuples.
+
+  Raises:
+    ValueError: an unknown key (with the nearest known one) or a value of the wrong type, named by its
+      path, such as config.loss.weighting.
+  """
+  hints = typing.get_type_hints(cls)
+  fields = {field.name for field in dataclasses.fields(cls) if "derived" not in field.metadata}
+  out = {}
+  for name, value in values.items():
+    if name not in fields:
+      raise _unknown(name, fields, path)
+    out[name] = _convert(hints[name], value, f"{path}.{name}")
+  missing = [f.name for f in dataclasses.fields(cls) if f.name not in out and _required(f)]
+  if missing:
+    raise ValueError(f"{path} must have the key {missing[0]}; got {', '.join(sorted(out))}")
+  return cls(**out)
+
+
+def check_key(cls: type, key: str, path: str = "config") -> None:
+  """Raises ValueError unless the dotted `key`, such as loss.weighting, exists in `cls`."""
+  name, _, rest = key.partition(".")
+  fields = {field.name for field in dataclasses.fields(cls) if "derived" not in field.metadata}
+  if name not in fields:
+    raise _unknown(name, fields, path)
+  hint = typing.get_type_hints(cls)[name]
+  if rest and dataclasses.is_dataclass(hint):
+    check_key(hint, rest, f"{path}.{name}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+  """The inverse of `from_dict`, ready for JSON."""
+  out = {}
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if "derived" not in field.metadata:
+      nested = dataclasses.is_dataclass(value)
+      out[field.name] = to_dict(value) if nested else list(value) if _is_tuple(value) else value
+  return out
+
+
+def differences(old: Mapping, new: Mapping, path: str = "config") -> list[str]:
+  """The keys in which two nested dictionaries differ, each as 'path: old -> new'."""
+  out = []
+  for name in sorted({*old, *new}):
+    a, b = old.get(name), new.get(name)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+      out += differences(a, b, f"{path}.{name}")
+    elif a != b:
+      out.append(f"{path}.{name}: {a!r} -> {b!r}")
+  return out
+
+
+def _unknown(name, fields, path):
+  close = difflib.get_close_matches(name, fields, n=1)
+  hint = f" (did you mean {close[0]}?)" if close else ""
+  return ValueError(
+    f"unknown config key {path}.{name}{hint}; known keys: {', '.join(sorted(fields))}"
+  )
+
+
+def _required(field):
+  return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _is_tuple(value):
+  return isinstance(value, tuple)
+
+
+def _convert(hint, value, path):
+  if dataclasses.is_dataclass(hint):
+    if not isinstance(value, Mapping):
+      raise ValueError(f"{path} must be a group of keys; got {value!r}")
+    return from_dict(hint, value, path)
+  if typing.get_origin(hint) is tuple:
+    if not isinstance(value, list | tuple):
+      raise ValueError(f"{path} must be a list; got {value!r}")
+    return tuple(_convert(typing.get_args(hint)[0], item, path) for item in value)
+  if isinstance(hint, types.UnionType):
+    hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if value is None:
+      return None
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+    raise ValueError(f"{path} must be of type {hint.__name__}; got {value!r}")
+  return value

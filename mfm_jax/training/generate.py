@@ -1,0 +1,175 @@
+"""Samples from a trained run: marginal and posterior, by the map or by integrating its velocity."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mfm_jax import checks, times
+from mfm_jax.data import datasets
+from mfm_jax.interpolants import interpolate
+from mfm_jax.sampling import integrators, marginal, posterior, refinement
+from mfm_jax.training.run import Run
+from mfm_jax.types import Array, PRNGKey
+
+MARGINAL_SAMPLERS = ("map", "ode", "sde")
+POSTERIOR_SAMPLERS = ("map", "glass")
+SDE_START = 1e-3  # the sampling SDE is singular at t = 0
+BATCH = 1024  # examples in one network call
+
+
+def marginal_samples(
+  run: Run,
+  key: PRNGKey,
+  *,
+  num: int,
+  sampler: str = "",
+  steps: int = 0,
+  label: Array | None = None,
+  guidance: float | None = None,
+) -> np.ndarray:
+  """num samples of the data law, (num, ...).
+
+  Args:
+    run: a trained run.
+    key: typed key.
+    num: how many.
+    sampler: "map", K-step refinement of a map; "ode", Heun on the probability flow; "sde",
+      Euler-Maruyama from t = 1e-3; "" for map, or ode where the run is a plain flow.
+    steps: of the sampler; 0 for 1 (map), 50 (ode) or 250 (sde).
+    label: (num,), None for the null label.
+    guidance: a trained scale.
+
+  Raises:
+    ValueError: an unknown sampler, "map" for a plain flow, counts below 1, a label or scale that the run
+      does not have.
+  """
+  sampler = sampler or ("map" if run.config.is_map else "ode")
+  checks.one_of("sampler", sampler, MARGINAL_SAMPLERS)
+  checks.at_least("num", num, 1)
+  steps = steps or {"map": 1, "ode": 50, "sde": 250}[sampler]
+  checks.at_least("steps", steps, 1)
+  if sampler == "map":
+    run.require_map()
+  cond = run.cond(label, guidance, num)
+  model, interpolant = run.parts.model, run.interpolant
+
+  @jax.jit
+  def sample(params, key, cond, like):
+    key_start, key_path = jax.random.split(key)
+    velocity, x = model.velocity(params), jax.random.normal(key_start, like.shape)
+    if sampler == "map":
+      return refinement.refine(key_path, x, times.grid(steps), velocity, interpolant, cond)[0]
+    flow = run.marginal_of(params)
+    if sampler == "ode":
+      drift = marginal.probability_flow(flow, cond)
+      return integrators.ode(x, times.grid(steps), drift, method="heun")[0]
+    drift, sigma = marginal.diffusion(flow, interpolant, cond)
+    grid = times.grid(steps, start=SDE_START)
+    return integrators.sde(key_path, x, grid, drift, sigma)[0]
+
+  out = []
+  for i, start in enumerate(range(0, num, BATCH)):
+    rows = slice(start, min(start + BATCH, num))
+    part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], cond)
+    like = jnp.zeros((rows.stop - rows.start, *run.info.shape))
+    out.append(np.asarray(sample(run.params, jax.random.fold_in(key, i), part, like)))
+  return np.concatenate(out)
+
+
+def posterior_samples(
+  run: Run,
+  key: PRNGKey,
+  t: Array,
+  x_t: Array,
+  *,
+  num: int,
+  sampler: str = "",
+  steps: int = 0,
+  label: Array | None = None,
+  guidance: float | None = None,
+) -> np.ndarray:
+  """num posterior draws for each context, (contexts, num, ...).
+
+  Args:
+    run: a trained run.
+    key: typed key.
+    t, x_t: contexts (n,), (n, ...).
+    num: draws a context.
+    sampler: "map", `steps` jumps of a map; "glass", the GLASS inner ODE on the run's marginal velocity
+      (also for a plain flow); "" for map, or glass where the run is a plain flow.
+    steps: of the sampler; 0 for 1 (map) or 50 Heun steps (glass).
+    label, guidance: as `marginal_samples`, (n,).
+
+  Raises:
+    ValueError: as `marginal_samples`; t outside [0, 1], shapes that disagree with the run's.
+  """
+  sampler = sampler or ("map" if run.config.is_map else "glass")
+  checks.one_of("sampler", sampler, POSTERIOR_SAMPLERS)
+  if sampler == "map":
+    run.require_map()
+  checks.at_least("num", num, 1)
+  steps = steps or {"map": 1, "glass": 50}[sampler]
+  checks.at_least("steps", steps, 1)
+  t, x_t = jnp.asarray(t, jnp.float32), jnp.asarray(x_t, jnp.float32)
+  checks.shape("x_t", x_t, (None, *run.info.shape))
+  checks.shape("t", t, x_t.shape[:1])
+  checks.in_interval("t", t)
+  cond = run.cond(label, guidance, len(t))
+  model, interpolant = run.parts.model, run.interpolant
+  chunk = max(BATCH // len(t), 1)
+
+  @jax.jit
+  def sample(params, key):
+    if sampler == "map":
+      velocity = model.velocity(params)
+      return posterior.draw(key, velocity, t, x_t, cond, draws=num, steps=steps, chunk=chunk)
+    flow, grid = run.marginal_of(params), times.grid(steps)
+    return posterior.draw_glass(
+      key, flow, interpolant, t, x_t, cond, draws=num, times=grid, chunk=chunk
+    )
+
+  return np.asarray(sample(run.params, key))
+
+
+def read_contexts(path: str | pathlib.Path, run: Run) -> dict[str, np.ndarray]:
+  """A user's noisy states from an .npz with `x_t` (n, ...), `t` (n,) and optionally `label` (n,).
+
+  Raises:
+    ValueError: a file that is missing, is no .npz, lacks an array, or has values a run cannot take.
+  """
+  path = pathlib.Path(path)
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {name: file[name] for name in file.files}
+  except (OSError, ValueError, AttributeError) as error:
+    raise ValueError(f"contexts must be a readable .npz file; got {path}: {error}") from error
+  for name in ("x_t", "t"):
+    if name not in arrays:
+      raise ValueError(f"contexts must hold x_t and t; got {sorted(arrays)} in {path}")
+  unknown = sorted(set(arrays) - {"x_t", "t", "label"})
+  if unknown:
+    raise ValueError(f"contexts may hold x_t, t and label alone; got {unknown} in {path}")
+  checks.shape("x_t of contexts", arrays["x_t"], (None, *run.info.shape))
+  checks.shape("t of contexts", arrays["t"], arrays["x_t"].shape[:1])
+  checks.in_interval("t of contexts", arrays["t"])
+  checks.in_interval(
+    "x_t of contexts", arrays["x_t"], -np.finfo(np.float32).max, np.finfo(np.float32).max
+  )
+  return arrays
+
+
+def test_contexts(run: Run, key: PRNGKey, t: float, n: int) -> dict[str, np.ndarray]:
+  """The first n held-out examples of the run's data, noised to time t: {"x_t", "t", "x1", "label"}.
+
+  `label` is the example's own, to be shown or passed on by the caller.
+  """
+  checks.in_interval("t", t)
+  mixture = run.config.mixture.build() if run.config.data.name == "mixture" else None
+  test = datasets.load(run.config.data, mixture).test
+  checks.at_least("number of held-out examples", len(test), n)
+  batch = test.take(np.arange(n))
+  x1, t_B = jnp.asarray(batch["x1"]), jnp.full((n,), t)
+  x_t = interpolate(run.interpolant, t_B, jax.random.normal(key, x1.shape), x1)
+  return {"x_t": np.asarray(x_t), "t": np.asarray(t_B), **batch}

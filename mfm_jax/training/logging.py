@@ -1,0 +1,86 @@
+"""What a run writes beside its checkpoints: metrics.jsonl, TensorBoard, progress lines."""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+  """metrics.jsonl (one object a line: step, name, value, seconds), TensorBoard, and the terminal.
+
+  Lines of steps after `resume_step` are dropped when it opens: they belong to work that was lost with a
+  killed process and is done again.
+  """
+
+  def __init__(self, workdir: pathlib.Path, *, resume_step: int, total: int):
+    self._path = workdir / "metrics.jsonl"
+    self._total, self._first = total, resume_step
+    self._start = self._first_step_at = time.monotonic()
+    self._earlier = truncate(self._path, resume_step)
+    self._file = self._path.open("a")
+    self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+
+  @property
+  def seconds(self) -> float:
+    """Seconds of training so far, of earlier processes too."""
+    return self._earlier + time.monotonic() - self._start
+
+  def start_steps(self) -> None:
+    """The steps begin now: compilation does not count into the progress line's rate."""
+    self._first_step_at = time.monotonic()
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes scalars of a step."""
+    for name, value in values.items():
+      line = {"step": step, "name": name, "value": float(value), "seconds": round(self.seconds, 3)}
+      self._file.write(json.dumps(line) + "\n")
+      self._board.add_scalar(name, float(value), step)
+    self._file.flush()
+
+  def image(self, step: int, name: str, picture: np.ndarray) -> None:
+    """Writes a uint8 picture (H, W, 3) to TensorBoard."""
+    self._board.add_image(name, picture, step, dataformats="HWC")
+
+  def progress(self, step: int, values: Mapping[str, float]) -> None:
+    """One line with the terms, steps per second and the time left; a bar as well on a terminal."""
+    rate = (step - self._first) / max(time.monotonic() - self._first_step_at, 1e-9)
+    left = (self._total - step) / max(rate, 1e-9)
+    terms = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    bar = ""
+    if sys.stdout.isatty():
+      done = 20 * step // self._total
+      bar = "[" + "#" * done + "." * (20 - done) + "] "
+    clock = f"{int(left) // 60}:{int(left) % 60:02d}"
+    print(f"{bar}step {step}/{self._total}  {terms}  {rate:.1f} steps/s  {clock} left", flush=True)
+
+  def close(self) -> None:
+    """Flushes both files."""
+    self._file.close()
+    self._board.close()
+
+
+def truncate(path: pathlib.Path, last_step: int) -> float:
+  """Drops the lines of a metrics file after `last_step`; returns the seconds of the last one kept."""
+  if not path.exists():
+    return 0.0
+  kept = [line for line in read(path) if line["step"] <= last_step]
+  temporary = path.with_suffix(".partial")
+  temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+  temporary.replace(path)
+  return kept[-1]["seconds"] if kept else 0.0
+
+
+def read(path: pathlib.Path) -> list[dict]:
+  """The objects of a metrics file; a last line that a killed process left incomplete is skipped."""
+  lines = []
+  for text in path.read_text().splitlines():
+    try:
+      lines.append(json.loads(text))
+    except json.JSONDecodeError:
+      continue
+  return lines

@@ -1,0 +1,237 @@
+"""The training loop: train a run in a folder, or go on with it exactly where it stopped."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mfm_jax.data import datasets, pipeline
+from mfm_jax.data.datasets import Dataset
+from mfm_jax.data.sources import Source
+from mfm_jax.training import optimizer, pictures, run, sharding, step
+from mfm_jax.training.checkpoint import Checkpoints
+from mfm_jax.training.config import RunConfig
+from mfm_jax.training.logging import MetricWriter
+from mfm_jax.training.state import TrainState, create, params_sha256
+from mfm_jax.viz import grids
+
+EVAL_SEED = 20_000  # of the held-out batches and their draws: the same at every evaluation
+
+
+def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
+  """Trains until config.steps; a folder with checkpoints of the same configuration is resumed.
+
+  The final parameters do not depend on interruptions: batches and keys are functions of the step.
+
+  Returns:
+    The summary, also written to summary.json: params_sha256, steps, seconds, seconds_compile, the
+    held-out losses of the longest average.
+
+  Raises:
+    ValueError: a foreign folder or another configuration (nothing is written); a term of the loss that
+      is not finite, with the step and the last good checkpoint.
+  """
+  workdir = pathlib.Path(workdir)
+  mesh = sharding.data_mesh()
+  sharding.check_batch_size(config.batch_size, mesh)
+  mixture = config.mixture.build() if config.data.name == "mixture" else None
+  dataset = datasets.load(config.data, mixture)
+  info = run.data_info(dataset)
+  run.check_workdir(workdir, config, info)
+  pieces = run.parts(config, info)
+  teacher, teacher_id = run.teacher(config, info)
+  loss = step.make_loss(pieces.model, pieces.interpolant, pieces.objective, pieces.draws, teacher)
+  optimiser = optimizer.build(config.optimizer, config.steps)
+  state = jax.jit(
+    lambda: create(pieces.model.init(jax.random.key(config.seed)), optimiser, config.ema),
+    out_shardings=sharding.replicated(mesh),
+  )()
+  batches = _batches(dataset.train, config, config.seed)
+
+  run.write_config(workdir, config, info)
+  with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
+    restored = checkpoints.restore(state)
+    if restored is not None:
+      _check_teacher(restored.meta, teacher_id, config)
+      state = restored.state
+      batches.set_state(restored.data)
+    done = int(state.step)
+    finished = workdir / "summary.json"
+    if done >= config.steps and finished.exists():
+      print(f"{workdir} is finished: {done} of {config.steps} steps", flush=True)
+      return json.loads(finished.read_text())
+    if done:
+      print(f"resuming {workdir} at step {done} of {config.steps}", flush=True)
+    writer = MetricWriter(workdir, resume_step=done, total=config.steps)
+    try:
+      evaluation = _Evaluation(
+        loss=jax.jit(loss),
+        batches=_held_out(dataset, config),
+        painter=_painter(pieces, dataset, config),
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        writer=writer,
+      )
+      train_step = step.make_train_step(loss, optimiser, config.seed)
+      trainer = _Trainer(
+        config=config,
+        mesh=mesh,
+        writer=writer,
+        checkpoints=checkpoints,
+        evaluate=evaluation,
+        meta={"teacher": teacher_id},
+      )
+      state, compile_seconds = trainer(train_step, state, batches)
+      held_out = evaluation(state)
+    finally:
+      writer.close()
+  summary = {
+    "params_sha256": params_sha256(jax.device_get(state.params)),
+    "steps": config.steps,
+    "seconds": round(writer.seconds, 2),
+    "seconds_compile": round(compile_seconds, 2),
+    **held_out,
+  }
+  finished.write_text(json.dumps(summary) + "\n")
+  return summary
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Trainer:
+  """Runs the steps: logs, evaluates and saves at their intervals, stops at a value that is not finite."""
+
+  config: RunConfig
+  mesh: Mesh
+  writer: MetricWriter
+  checkpoints: Checkpoints
+  evaluate: Callable[[TrainState], dict[str, float]]
+  meta: dict[str, Any]
+
+  def __call__(self, train_step, state: TrainState, batches) -> tuple[TrainState, float]:
+    """From the state's step to the last: (state, seconds of compilation)."""
+    config, first = self.config, int(state.step)
+    if first >= config.steps:
+      return state, 0.0
+    compiled, seconds = self._compile(train_step, state, batches)
+    self.writer.start_steps()
+    window, pending = [], None
+    for now in range(first + 1, config.steps + 1):
+      batch = sharding.put_batch(next(batches), self.mesh)
+      state, metrics = compiled(state, batch)
+      # Fetched one step late, so that the device never waits for the host; at a save at once, so that
+      # no parameters are kept that came from a value that is not finite.
+      if pending is not None:
+        window.append(self._fetch(*pending))
+      pending = now, metrics
+      last = now == config.steps
+      log = now % config.log_every == 0 or last
+      save = now % config.checkpoint_every == 0 or last
+      if log or save:
+        window.append(self._fetch(*pending))
+        pending = None
+      if log:
+        means = {name: np.mean([values[name] for values in window]) for name in window[0]}
+        self.writer.write(now, {f"train/{name}": value for name, value in means.items()})
+        self.writer.progress(now, means)
+        window = []
+      if config.eval_every and now % config.eval_every == 0 and not last:
+        self.evaluate(state)
+      if save:
+        self.checkpoints.save(state, batches.get_state(), self.meta)
+    self.checkpoints.wait()
+    return state, seconds
+
+  def _compile(self, train_step, state, batches):
+    start, position = time.monotonic(), batches.get_state()
+    batch = sharding.put_batch(next(batches), self.mesh)  # for its shapes
+    compiled = step.compile_step(train_step, state, batch, self.mesh)
+    batches.set_state(position)
+    return compiled, time.monotonic() - start
+
+  def _fetch(self, now, metrics) -> dict[str, float]:
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    for name, value in values.items():
+      if not np.isfinite(value):
+        self.checkpoints.wait()
+        good = self.checkpoints.steps()
+        where = f"step {good[-1]} in {self.checkpoints.folder}" if good else "none was saved yet"
+        raise ValueError(
+          f"every term of the loss must be finite; got {name} = {value} at step {now}; "
+          f"last good checkpoint: {where}"
+        )
+    return values
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+  """state -> held-out losses of the longest average; writes them and the pictures."""
+
+  loss: step.LossFn
+  batches: list[dict[str, np.ndarray]]
+  painter: pictures.Painter
+  config: RunConfig
+  workdir: pathlib.Path
+  mesh: Mesh
+  writer: MetricWriter
+
+  def __call__(self, state: TrainState) -> dict[str, float]:
+    params, now = state.ema[str(max(self.config.ema))], int(state.step)
+    totals = []
+    for i, batch in enumerate(self.batches):
+      key = jax.random.fold_in(jax.random.key(EVAL_SEED), i)
+      # At the last step, so that annealing and warm-up do not change what is compared.
+      value, terms = self.loss(params, sharding.put_batch(batch, self.mesh), key, self.config.steps)
+      totals.append({"loss": float(value), **{name: float(term) for name, term in terms.items()}})
+    means = {}
+    for name in totals[0] if totals else ():
+      means[f"held_out/{name}"] = float(np.mean([total[name] for total in totals]))
+    self.writer.write(now, means)
+    if jax.process_index() == 0:
+      for name, picture in self.painter.pictures(params).items():
+        grids.save_png(self.workdir / "samples" / f"{name}_{now:07d}.png", picture)
+        self.writer.image(now, f"samples/{name}", picture)
+    return means
+
+
+def _batches(source: Source, config: RunConfig, seed: int):
+  return iter(
+    pipeline.batches(
+      source,
+      batch_size=config.batch_size,
+      seed=seed,
+      host_index=jax.process_index(),
+      host_count=jax.process_count(),
+    )
+  )
+
+
+def _held_out(dataset: Dataset, config: RunConfig) -> list[dict[str, np.ndarray]]:
+  batches = _batches(dataset.test, config, EVAL_SEED)
+  return [next(batches) for _ in range(config.eval_batches)]
+
+
+def _painter(pieces: run.Parts, dataset: Dataset, config: RunConfig) -> pictures.Painter:
+  return pictures.Painter(
+    velocity=pieces.model.velocity,
+    interpolant=pieces.interpolant,
+    test=dataset.test,
+    num_classes=dataset.num_classes,
+    image=dataset.image,
+    guided=bool(pieces.draws.guidance_scales),
+    is_map=config.is_map,
+  )
+
+
+def _check_teacher(meta: dict[str, Any], teacher_id: str, config: RunConfig) -> None:
+  if meta["teacher"] != teacher_id:
+    raise ValueError(
+      "a run must be resumed with the teacher it was started with; got "
+      f"{config.teacher!r} with parameters {teacher_id}, the checkpoint has {meta['teacher']}"
+    )

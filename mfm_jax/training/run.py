@@ -1,0 +1,264 @@
+"""A run folder: what identifies it, and a trained run loaded from it, ready to sample."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mfm_jax import checks, flow_map, interpolants, oracles
+from mfm_jax.data.datasets import Dataset
+from mfm_jax.interpolants import Interpolant
+from mfm_jax.losses import DrawConfig, Objective
+from mfm_jax.models import Model, build
+from mfm_jax.precondition import GaussianSkip
+from mfm_jax.training import optimizer
+from mfm_jax.training.checkpoint import Checkpoints
+from mfm_jax.training.config import RunConfig, differences, from_dict, to_dict
+from mfm_jax.training.config import RESUMABLE
+from mfm_jax.training.state import create, params_sha256
+from mfm_jax.types import Array, Cond, MarginalVelocity, PyTree, Velocity
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataInfo:
+  """What a network must know of its data; kept with the run, so that sampling needs no data."""
+
+  shape: tuple[int, ...]
+  num_classes: int
+  data_std: float
+  image: bool
+
+
+def data_info(dataset: Dataset) -> DataInfo:
+  """The `DataInfo` of a data set."""
+  names = [field.name for field in dataclasses.fields(DataInfo)]
+  return DataInfo(**{name: getattr(dataset, name) for name in names})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+  """The pure pieces that a configuration and its data determine."""
+
+  interpolant: Interpolant
+  model: Model
+  draws: DrawConfig
+  objective: Objective
+
+
+def parts(config: RunConfig, info: DataInfo) -> Parts:
+  """Builds the pieces of a run."""
+  interpolant = interpolants.get(config.interpolant)
+  draws = dataclasses.replace(config.draws, num_classes=info.num_classes)
+  if not config.is_map:
+    draws = dataclasses.replace(draws, context_zero_rate=1.0)  # a plain flow has no context
+  return Parts(
+    interpolant=interpolant,
+    model=build(
+      config.model,
+      shape=info.shape,
+      num_classes=info.num_classes,
+      guided=bool(draws.guidance_scales),
+      skip=GaussianSkip(interpolant=interpolant, data_std=info.data_std),
+    ),
+    draws=draws,
+    objective=dataclasses.replace(config.loss, null_label=info.num_classes),
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """A trained run."""
+
+  workdir: pathlib.Path
+  config: RunConfig
+  info: DataInfo
+  parts: Parts
+  step: int
+  ema: str
+  params: PyTree
+  sha256: str
+
+  @property
+  def velocity(self) -> Velocity:
+    """The network at the chosen average of its parameters."""
+    return self.parts.model.velocity(self.params)
+
+  @property
+  def marginal(self) -> MarginalVelocity:
+    """v_t(x) (MATH 2.3)."""
+    return self.marginal_of(self.params)
+
+  def marginal_of(self, params: PyTree) -> MarginalVelocity:
+    """v_t(x) at other parameters: jitted functions take them as an argument, not as constants."""
+    return flow_map.marginal_velocity(self.parts.model.velocity(params))
+
+  @property
+  def interpolant(self) -> Interpolant:
+    """The interpolant that it was trained with."""
+    return self.parts.interpolant
+
+  def require_map(self) -> None:
+    """Raises for a plain flow, which has no one-step posterior draws."""
+    if not self.config.is_map:
+      raise ValueError(
+        "one-step posterior draws need a run trained as a map (loss.consistency other than none); got "
+        f"the marginal-only run {self.workdir}: use its GLASS draws (--sampler=glass)"
+      )
+
+  def cond(self, label: Array | None, guidance: float | None, n: int) -> Cond:
+    """Conditioning for n examples.
+
+    Args:
+      label: (n,) int, the null label being num_classes; None for the null label everywhere.
+      guidance: a trained scale, or None for 1.
+      n: batch size.
+
+    Raises:
+      ValueError: a label out of range, labels or a scale that the run was not trained with.
+    """
+    cond = {}
+    classes, scales = self.info.num_classes, (1.0, *self.config.draws.guidance_scales)
+    if label is not None and not classes:
+      raise ValueError(f"label must be absent for a run without labels; got {label}")
+    if classes:
+      label = jnp.full((n,), classes) if label is None else jnp.asarray(label, jnp.int32)
+      checks.shape("label", label, (n,))
+      checks.in_interval("label", label, 0, classes)
+      cond["label"] = label
+    if guidance is not None and not any(abs(guidance - scale) < 1e-6 for scale in scales):
+      trained = ", ".join(map(str, sorted(set(scales))))
+      raise ValueError(
+        f"guidance must be a scale the run was trained with ({trained}); got {guidance}"
+      )
+    if self.config.draws.guidance_scales:
+      cond["guidance"] = jnp.full((n,), 1.0 if guidance is None else guidance)
+    return cond or None
+
+
+def load_run(workdir: str | pathlib.Path, *, ema: str = "") -> Run:
+  """The newest checkpoint of a run folder.
+
+  Args:
+    workdir: the folder.
+    ema: decay of the average to use, "raw" for the parameters themselves, "" for the longest average.
+
+  Raises:
+    ValueError: no run folder, no checkpoint in it, or an average that it does not keep.
+  """
+  workdir = pathlib.Path(workdir)
+  config, info = read_config(workdir)
+  pieces = parts(config, info)
+  longest = str(max(config.ema))
+  ema = ema or longest
+  checks.one_of("ema", ema, [*map(str, config.ema), "raw"])
+
+  def fresh():
+    params = pieces.model.init(jax.random.key(0))
+    return create(params, optimizer.build(config.optimizer, config.steps), config.ema)
+
+  like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fresh))
+  with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
+    restored = checkpoints.restore(like)
+  if restored is None:
+    raise ValueError(f"workdir must hold a checkpoint; got none in {workdir}")
+  state = restored.state
+  params = state.params if ema == "raw" else state.ema[ema]
+  return Run(
+    workdir=workdir,
+    config=config,
+    info=info,
+    parts=pieces,
+    step=restored.step,
+    ema=ema,
+    params=params,
+    sha256=params_sha256(params),
+  )
+
+
+def read_config(workdir: pathlib.Path) -> tuple[RunConfig, DataInfo]:
+  """The configuration and the data description of a run folder.
+
+  Raises:
+    ValueError: a missing folder, one that is not a run folder, or one of another format.
+  """
+  stored = _read(workdir)
+  info = {**stored["data"], "shape": tuple(stored["data"]["shape"])}
+  return from_dict(RunConfig, stored["config"]), DataInfo(**info)
+
+
+def check_workdir(workdir: pathlib.Path, config: RunConfig, info: DataInfo) -> None:
+  """Raises unless `workdir` is new, empty, or holds the same run; writes nothing.
+
+  Raises:
+    ValueError: a foreign folder, or a stored run that differs in a key that resuming may not change.
+  """
+  if not workdir.exists() or not any(workdir.iterdir()):
+    return
+  stored = _read(workdir)
+  new = describe(config, info)
+  for key in RESUMABLE:
+    stored["config"].pop(key, None)
+    new["config"].pop(key, None)
+  changed = differences(stored["config"], new["config"])
+  changed += differences(stored["data"], new["data"], "data")
+  if changed:
+    raise ValueError(
+      f"the run in {workdir} can be resumed only with its own configuration; got {'; '.join(changed)}"
+    )
+
+
+def write_config(workdir: pathlib.Path, config: RunConfig, info: DataInfo) -> None:
+  """Writes config.json, atomically."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  temporary = workdir / "config.json.partial"
+  temporary.write_text(json.dumps(describe(config, info), indent=2) + "\n")
+  temporary.replace(workdir / "config.json")
+
+
+def describe(config: RunConfig, info: DataInfo) -> dict[str, Any]:
+  """The content of config.json."""
+  data = {**dataclasses.asdict(info), "shape": list(info.shape)}
+  return {"format": FORMAT, "config": to_dict(config), "data": data}
+
+
+def teacher(config: RunConfig, info: DataInfo) -> tuple[MarginalVelocity | None, str]:
+  """The teacher's marginal velocity and its identity ("" for none, "oracle", or a parameter hash).
+
+  Raises:
+    ValueError: a teacher of another interpolant, shape or number of classes.
+  """
+  if not config.loss.needs_teacher:
+    return None, ""
+  if config.teacher == "oracle":
+    mixture = config.mixture.build()
+    return oracles.as_marginal(mixture, interpolants.get(config.interpolant)), "oracle"
+  run = load_run(config.teacher)
+  for name, own, other in (
+    ("interpolant", config.interpolant, run.config.interpolant),
+    ("shape", info.shape, run.info.shape),
+    ("num_classes", info.num_classes, run.info.num_classes),
+  ):
+    if own != other:
+      raise ValueError(
+        f"the teacher must have the {name} of the run; got {other} in {config.teacher}, {own} here"
+      )
+  return run.marginal, run.sha256
+
+
+def _read(workdir):
+  path = workdir / "config.json"
+  if not path.exists():
+    what = "a folder without config.json" if workdir.exists() else "no such folder"
+    raise ValueError(f"workdir must be a run folder; got {workdir}: {what}")
+  try:
+    stored = json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(f"config.json of a run folder must be JSON; got {path}: {error}") from None
+  if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+    raise ValueError(f"config.json must be of a run of format {FORMAT}; got {path}")
+  return stored

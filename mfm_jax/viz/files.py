@@ -1,0 +1,21 @@
+"""Files that are complete or absent: written beside their place, then renamed onto it."""
+
+import os
+import pathlib
+
+
+def write_atomically(path: str | os.PathLike, data: bytes) -> None:
+  """Writes `data` to `path`, making its folder; an interrupted write leaves what was there before.
+
+  Raises:
+    OSError: the folder cannot be written (the unfinished file is removed).
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # In the same folder, because a rename is atomic only within one file system.
+  unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+  try:
+    unfinished.write_bytes(data)
+    os.replace(unfinished, path)
+  finally:
+    unfinished.unlink(missing_ok=True)

@@ -1,0 +1,242 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mfm_jax import oracles
+from mfm_jax.interpolants import Linear, Trigonometric, interpolate
+from mfm_jax.precondition import GaussianSkip, precondition
+from mfm_jax.rewards import likelihoods
+from mfm_jax.steering import value
+
+PRIOR = oracles.paper_mixture()
+QUADRATIC = likelihoods.broad_quadratic()
+CONSTANTS = (QUADRATIC.matrix, QUADRATIC.observed, QUADRATIC.sigma)
+INTERPOLANTS = [Linear(), Trigonometric()]
+NAMES = ["linear", "trigonometric"]
+
+
+def states(key, prior, interpolant, t):
+  key_data, key_noise = jax.random.split(key)
+  x1 = oracles.sample(key_data, prior, len(t))
+  return interpolate(interpolant, t, jax.random.normal(key_noise, x1.shape), x1)
+
+
+def rms(x):
+  return float(jnp.sqrt((x**2).mean()))
+
+
+@pytest.mark.parametrize("interpolant", INTERPOLANTS, ids=NAMES)
+def test_value_and_gradients_reach_the_closed_form(interpolant):
+  t = jnp.repeat(jnp.array([0.1, 0.5, 0.9]), 8)
+  x_t = states(jax.random.key(0), PRIOR, interpolant, t)
+  velocity = oracles.as_velocity(PRIOR, interpolant, steps=16)
+  exact = oracles.value(PRIOR, interpolant, t, x_t, *CONSTANTS)
+  gradient = oracles.grad_value(PRIOR, interpolant, t, x_t, *CONSTANTS)
+  options = {"draws": 1024, "chunk": 256}
+
+  @jax.jit
+  def run(key):
+    return (
+      value.estimate_value(key, velocity, t, x_t, QUADRATIC, **options),
+      value.grad_value_gf(key, velocity, interpolant, t, x_t, QUADRATIC, **options),
+      value.grad_value_g(key, velocity, t, x_t, QUADRATIC, **options),
+    )
+
+  estimate, gf, g = run(jax.random.key(1))
+  assert (jnp.abs(estimate.value - exact) < 4 * estimate.standard_error).all()
+  assert rms(estimate.standard_error) < 0.05
+  assert rms(gf - gradient) < 0.1 * rms(gradient)
+  assert rms(g - gradient) < 0.2 * rms(gradient)
+
+
+@pytest.mark.parametrize("interpolant", INTERPOLANTS, ids=NAMES)
+def test_gf_error_falls_like_the_root_of_the_number_of_draws(interpolant):
+  """Gaussian data: the exact map is the skip of MATH 9 around a network that returns 0."""
+  prior = oracles.gaussian(1.5, 2)
+  velocity = precondition(
+    lambda s, u, x_s, t, x_t, cond: jnp.zeros_like(x_s),
+    GaussianSkip(interpolant=interpolant, data_std=1.5),
+  )
+  t = jnp.tile(jnp.array([0.2, 0.5, 0.8]), 200)
+  x_t = states(jax.random.key(0), prior, interpolant, t)
+  exact = oracles.grad_value(prior, interpolant, t, x_t, *CONSTANTS)
+  numbers, errors = (32, 128, 512, 2048), []
+  for n in numbers:
+    found = jax.jit(
+      lambda key, n=n: value.grad_value_gf(
+        key, velocity, interpolant, t, x_t, QUADRATIC, draws=n, chunk=min(n, 256)
+      )
+    )(jax.random.key(1))
+    errors.append(rms(found - exact) / rms(exact))
+  slope = np.polyfit(np.log(numbers), np.log(errors), 1)[0]
+  assert slope == pytest.approx(-0.5, abs=0.1)
+  assert errors[-1] < 0.05
+
+
+def test_g_is_the_derivative_of_its_own_estimate():
+  """Central differences in float64 through the mixture's map; the chunk does not divide the draws."""
+  with jax.enable_x64(True):
+    prior, interpolant, reward = oracles.paper_mixture(), Linear(), likelihoods.paper_likelihood()
+    velocity = oracles.as_velocity(prior, interpolant, steps=4)
+    t, h = jnp.array([0.1, 0.5, 0.9]), 1e-5
+    x_t = jax.random.normal(jax.random.key(0), (3, 2), jnp.float64)
+    noise = jax.random.normal(jax.random.key(1), (3, 5, 2), jnp.float64)
+    options = {"draws": 5, "chunk": 2, "noise": noise}
+    estimate = jax.jit(
+      lambda x: value.estimate_value(None, velocity, t, x, reward, **options).value
+    )
+    found = jax.jit(lambda x: value.grad_value_g(None, velocity, t, x, reward, **options))(x_t)
+    columns = [(estimate(x_t + h * e) - estimate(x_t - h * e)) / (2 * h) for e in jnp.eye(2)]
+    expected = jnp.stack(columns, axis=1)
+  np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def toy_velocity(s, u, x_s, t, x_t, cond):
+  out = jnp.tanh(x_s + 2.0 * x_t) + (s + 2.0 * u + 3.0 * t)[:, None]
+  return out if cond is None else out + cond["label"].astype(x_s.dtype)[:, None]
+
+
+def toy_reward(x, cond):
+  label = 0.0 if cond is None else cond["label"].astype(x.dtype)
+  return -0.5 * (x**2).sum(1) + label * x[:, 0]
+
+
+def run_all(key, **options):
+  t, x_t = jnp.array([0.1, 0.5, 0.9]), jnp.array([[0.1, 0.5], [-1.0, 0.3], [0.7, 2.0]])
+  rest = (t, x_t, toy_reward, {"label": jnp.arange(3)})
+  return (
+    *value.estimate_value(key, toy_velocity, *rest, **options),
+    value.grad_value_gf(key, toy_velocity, Linear(), *rest, **options),
+    value.grad_value_g(key, toy_velocity, *rest, **options),
+  )
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5, 10, 99])
+def test_streaming_over_chunks_equals_one_chunk(chunk):
+  whole = run_all(jax.random.key(0), draws=10)
+  parts = run_all(jax.random.key(0), draws=10, chunk=chunk)
+  for a, b in zip(whole, parts, strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5)
+
+
+def test_estimates_are_their_formulas():
+  """NumPy, float64, from recorded noise: MATH 6.3, its delta-method error, and 6.5."""
+  t, x_t = np.array([0.1, 0.5, 0.9]), np.array([[0.1, 0.5], [-1.0, 0.3], [0.7, 2.0]])
+  noise = np.random.default_rng(0).standard_normal((3, 10, 2))
+  value_, error, ess, gf, _ = run_all(None, draws=10, noise=jnp.asarray(noise, jnp.float32))
+  label = np.arange(3)[:, None]
+  x1 = noise + np.tanh(noise + 2 * x_t[:, None]) + (2.0 + 3.0 * t[:, None] + label)[..., None]
+  w = np.exp(-0.5 * (x1**2).sum(-1) + label * x1[..., 0])
+  np.testing.assert_allclose(value_, np.log(w.mean(1)), rtol=1e-4)
+  np.testing.assert_allclose(error, w.std(1, ddof=1) / np.sqrt(10) / w.mean(1), rtol=1e-4)
+  np.testing.assert_allclose(ess, w.sum(1) ** 2 / (w**2).sum(1), rtol=1e-4)
+  softmax = w / w.sum(1, keepdims=True)
+  # Linear: (1 / (1 - t)) / ((1 - t) / t), the ratio of MATH 6.5 and 1.4 as they stand there.
+  factor = (1 / (1 - t)) / ((1 - t) / t)
+  expected = factor[:, None] * (np.einsum("bn,bnd->bd", softmax, x1) - x1.mean(1))
+  np.testing.assert_allclose(gf, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_standard_error_is_calibrated():
+  """2000 repetitions of one state: the scatter of the estimates is the error that each states."""
+  repetitions = 2000
+  t, x_t = jnp.full(repetitions, 0.5), jnp.tile(jnp.array([[0.2, -0.4]]), (repetitions, 1))
+  estimate = value.estimate_value(
+    jax.random.key(0), toy_velocity, t, x_t, lambda x, cond: 0.5 * x[:, 0], draws=64
+  )
+  assert float(estimate.value.std()) == pytest.approx(rms(estimate.standard_error), rel=0.1)
+
+
+def test_extreme_rewards():
+  t, x_t = jnp.array([0.5]), jnp.zeros((1, 1))
+  noise = jnp.arange(6.0).reshape(1, 6, 1)
+  still = lambda s, u, x_s, t, x_t, cond: 0.0 * x_s  # noqa: E731
+
+  def estimate(reward, chunk=2):
+    options = {"draws": 6, "chunk": chunk, "noise": noise}
+    return (
+      value.estimate_value(None, still, t, x_t, reward, **options),
+      value.grad_value_gf(None, still, Linear(), t, x_t, reward, **options),
+    )
+
+  constant, gradient = estimate(lambda x, cond: jnp.full(x.shape[0], 300.0))
+  np.testing.assert_allclose(constant.value, 300.0, rtol=1e-6)  # exp(300) overflows
+  np.testing.assert_allclose(constant.ess, 6.0, rtol=1e-6)
+  np.testing.assert_allclose(constant.standard_error, 0.0, atol=1e-6)
+  np.testing.assert_allclose(gradient, 0.0, atol=1e-5)
+  one, gradient = estimate(lambda x, cond: jnp.where(x[:, 0] == 4.0, 0.0, -1e4))
+  np.testing.assert_allclose(one.ess, 1.0)
+  np.testing.assert_allclose(one.value, -np.log(6.0), rtol=1e-6)
+  np.testing.assert_allclose(gradient, 2.0 * (4.0 - 2.5), rtol=1e-6)  # b / a^2 = 2
+  barred, _ = estimate(lambda x, cond: jnp.where(x[:, 0] < 4.0, -jnp.inf, 0.0))
+  np.testing.assert_allclose(barred.value, np.log(2.0 / 6.0), rtol=1e-6)
+  nothing, gradient = estimate(lambda x, cond: jnp.full(x.shape[0], -jnp.inf))
+  assert nothing.value == -jnp.inf
+  np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_a_single_draw_states_no_error():
+  estimate = value.estimate_value(
+    jax.random.key(0), toy_velocity, jnp.zeros(2), jnp.zeros((2, 1)), toy_reward, draws=1
+  )
+  assert (estimate.standard_error == jnp.inf).all()
+  np.testing.assert_allclose(estimate.ess, 1.0)
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0])
+@pytest.mark.parametrize("interpolant", INTERPOLANTS, ids=NAMES)
+def test_finite_at_both_ends_of_time(interpolant, t):
+  velocity = oracles.as_velocity(PRIOR, interpolant, steps=4)
+  x_t, t = jnp.array([[1.0, -1.0], [0.1, 0.2]]), jnp.full(2, t)
+  gf = value.grad_value_gf(jax.random.key(0), velocity, interpolant, t, x_t, QUADRATIC, draws=4)
+  g = value.grad_value_g(jax.random.key(0), velocity, t, x_t, QUADRATIC, draws=4)
+  assert jnp.isfinite(gf).all()
+  assert jnp.isfinite(g).all()
+  if t[0] == 0:
+    np.testing.assert_array_equal(gf, 0.0)
+
+
+@pytest.mark.parametrize("method", ["value", "gf", "g"])
+def test_memory_does_not_grow_with_the_number_of_draws(method):
+  width = 512
+  t, x_t = jnp.full(16, 0.5), jnp.zeros((16, width))
+
+  def velocity(s, u, x_s, t, x_t, cond):
+    return jnp.tanh(jnp.tanh(jnp.tanh(x_s + x_t) + x_t) + x_s)
+
+  def temporary(draws):
+    options = {"draws": draws, "chunk": 8}
+    reward = lambda x, cond: -(x**2).sum(1)  # noqa: E731
+    run = {
+      "value": lambda k, x: value.estimate_value(k, velocity, t, x, reward, **options),
+      "gf": lambda k, x: value.grad_value_gf(k, velocity, Linear(), t, x, reward, **options),
+      "g": lambda k, x: value.grad_value_g(k, velocity, t, x, reward, **options),
+    }[method]
+    compiled = jax.jit(run).lower(jax.random.key(0), x_t).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  few, many = temporary(16), temporary(512)
+  one_chunk = 16 * 8 * width * 4
+  assert many - few < one_chunk  # 496 draws more would be 62 chunks
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"draws": 0}, "draws must be at least"),
+    ({"draws": 4, "chunk": 0}, "chunk must be at least 1; got 0"),
+    ({"draws": 4, "noise": jnp.zeros((3, 5, 2))}, r"noise must have shape \(3, 4, 2\)"),
+  ],
+)
+def test_bad_arguments(options, message):
+  with pytest.raises(ValueError, match=message):
+    run_all(None if "noise" in options else jax.random.key(0), **options)
+
+
+def test_bad_draws_and_rewards():
+  t, x_t = jnp.zeros(2), jnp.zeros((2, 1))
+  with pytest.raises(ValueError, match="draws must be at least 2; got 1"):
+    value.grad_value_gf(jax.random.key(0), toy_velocity, Linear(), t, x_t, toy_reward, draws=1)
+  with pytest.raises(ValueError, match=r"reward\(x\) must have shape \(8\); got \(8, 1\)"):
+    value.estimate_value(jax.random.key(0), toy_velocity, t, x_t, lambda x, cond: x, draws=4)
