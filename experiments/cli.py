@@ -16,11 +16,9 @@ from mfm_jax.training.config import RunConfig, check_key, from_dict
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
-def define_config() -> flags.FlagHolder:
+def define_config(default: str | None = None) -> flags.FlagHolder:
   """The flag --config=<file>.py[:smoke], with --config.<key>=<value> for every key of the file."""
-  return config_flags.DEFINE_config_file(
-    "config", help_string="Configuration file, e.g. x.py:smoke."
-  )
+  return config_flags.DEFINE_config_file("config", default, "Configuration file, e.g. x.py:smoke.")
 
 
 def run_config(flag: flags.FlagHolder) -> RunConfig:

@@ -14,9 +14,7 @@ import jax.numpy as jnp
 from mfm_jax.interpolants import Interpolant, Linear, Trigonometric
 from mfm_jax.types import Array, Cond, MarginalVelocity, Velocity, expand_like
 
-S_MAX = (
-  1.0 - 1e-4
-)  # s is clipped here where t = 1 too: there the velocity (x_t - x_s) / (1 - s) diverges
+S_MAX = 1.0 - 1e-4  # s is clipped here where t = 1 too: there the velocity (x_t - x_s) / (1 - s) diverges
 
 
 class Coefficients(NamedTuple):

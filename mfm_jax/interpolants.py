@@ -110,9 +110,7 @@ def velocity_from_denoiser(
 ) -> Array:
   """v from D (MATH 1.1). Divides by a(t), clipped from below by `clip`."""
   a = jnp.maximum(interpolant.a(t), clip)
-  value = (
-    expand_like(interpolant.da(t) / a, x) * x + expand_like(interpolant.w(t) / a, x) * denoised
-  )
+  value = expand_like(interpolant.da(t) / a, x) * x + expand_like(interpolant.w(t) / a, x) * denoised
   return value
 
 
@@ -122,9 +120,7 @@ def denoiser_from_velocity(interpolant: Interpolant, t: Array, x: Array, v: Arra
   return expand_like(interpolant.a(t) / w, x) * v - expand_like(interpolant.da(t) / w, x) * x
 
 
-def score_from_velocity(
-  interpolant: Interpolant, t: Array, x: Array, v: Array, clip: float = CLIP
-) -> Array:
+def score_from_velocity(interpolant: Interpolant, t: Array, x: Array, v: Array, clip: float = CLIP) -> Array:
   """grad log p_t from v (MATH 1.3). Divides by a(t), clipped from below by `clip`."""
   aw = jnp.maximum(interpolant.a(t), clip) * interpolant.w(t)
   return expand_like(interpolant.b(t) / aw, x) * v - expand_like(interpolant.db(t) / aw, x) * x

@@ -47,11 +47,7 @@ def gaussian_mixture(weights, means, covs) -> GaussianMixture:
       positive semi-definite. The weights are normalised.
   """
   weights, means, covs = (np.asarray(value, np.float64) for value in (weights, means, covs))
-  if (
-    means.ndim != 2
-    or weights.shape != means.shape[:1]
-    or covs.shape != (*means.shape, means.shape[1])
-  ):
+  if means.ndim != 2 or weights.shape != means.shape[:1] or covs.shape != (*means.shape, means.shape[1]):
     raise ValueError(
       "weights, means, covs must have shapes (K,), (K, d), (K, d, d); got "
       f"{weights.shape}, {means.shape}, {covs.shape}"
@@ -99,9 +95,7 @@ def log_prob(mixture: GaussianMixture, x: Array) -> Array:
   return jax.vmap(lambda point: _at(mixture, 0.0, 1.0, point).log_density)(x)
 
 
-def marginal_log_prob(
-  mixture: GaussianMixture, interpolant: Interpolant, t: Array, x: Array
-) -> Array:
+def marginal_log_prob(mixture: GaussianMixture, interpolant: Interpolant, t: Array, x: Array) -> Array:
   """log p_t(x) of I_t, t (B,), x (B, d) -> (B,)."""
   a, b = _schedules(interpolant, t)
   return jax.vmap(lambda a, b, x: _at(mixture, a, b, x).log_density)(a, b, x)
@@ -132,9 +126,7 @@ def velocity(mixture: GaussianMixture, interpolant: Interpolant, t: Array, x: Ar
   return jax.vmap(lambda *args: _velocity_at(mixture, *args))(*_rates(interpolant, t), x)
 
 
-def posterior(
-  mixture: GaussianMixture, interpolant: Interpolant, t: Array, x: Array
-) -> GaussianMixture:
+def posterior(mixture: GaussianMixture, interpolant: Interpolant, t: Array, x: Array) -> GaussianMixture:
   """The law of I_1 given I_t = x: a mixture with leaves (B, K, ...), for t (B,), x (B, d)."""
 
   def at(a, b, x):
@@ -190,9 +182,7 @@ def tilt(mixture: GaussianMixture, matrix, observed, sigma) -> tuple[GaussianMix
     means + np.einsum("kdm,km->kd", gain, residual),
     0.5 * (new_covs + new_covs.transpose(0, 2, 1)),
   )
-  return dataclasses.replace(tilted, log_weights=jnp.asarray(log_weights - log_z)), jnp.asarray(
-    log_z
-  )
+  return dataclasses.replace(tilted, log_weights=jnp.asarray(log_weights - log_z)), jnp.asarray(log_z)
 
 
 def log_likelihoods(mixture: GaussianMixture, matrix, observed, sigma) -> Array:

@@ -21,7 +21,28 @@ REWARDS = {
   "broad": (np.eye(2), np.array([2.0, 2.0]), 2.0),
   "skewed": (np.array([[1.0, 0.5], [-0.3, 2.0]]), np.array([0.5, -1.0]), 0.7),
 }
+N = 12  # contexts in most tests: one shape, so that each function is compiled once
 STEP = 0.06  # of the grid; Gaussians of deviation >= STEP are integrated to better than 1e-8
+
+# Compiled once for each interpolant, batch shape and precision.
+posterior, velocity, denoiser, score, marginal_log_prob, value, grad_value = (
+  jax.jit(f, static_argnums=1)
+  for f in (
+    oracles.posterior,
+    oracles.velocity,
+    oracles.denoiser,
+    oracles.score,
+    oracles.marginal_log_prob,
+    oracles.value,
+    oracles.grad_value,
+  )
+)
+log_prob = jax.jit(oracles.log_prob)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def exact_map(law, interpolant, steps, s, u, x_s, t, x_t):
+  return oracles.as_velocity(law, interpolant, steps)(s, u, x_s, t, x_t, None)
 
 
 def mixture():
@@ -55,7 +76,7 @@ def posterior_shares(interpolant, t, x, extra=0.0):
   return log_total, np.exp(log_joint - log_total)
 
 
-def contexts(interpolant, n=10, low=0.0, high=0.8, seed=0):
+def contexts(interpolant, n=N, low=0.0, high=0.8, seed=0):
   rng = np.random.default_rng(seed)
   t = jnp.linspace(low, high, n)
   component = rng.choice(3, n, p=WEIGHTS)
@@ -69,7 +90,7 @@ def test_density_weights_and_covariances():
   points, log_prior = plane()
   np.testing.assert_allclose(np.exp(log_prior).sum() * STEP**2, 1.0, atol=1e-8)
   some = points[::97]
-  np.testing.assert_allclose(oracles.log_prob(mixture(), jnp.asarray(some)), log_prior[::97])
+  np.testing.assert_allclose(log_prob(mixture(), jnp.asarray(some)), log_prior[::97])
   np.testing.assert_allclose(mixture().weights, WEIGHTS)
   np.testing.assert_allclose(mixture().covs, COVS, atol=1e-14)
 
@@ -80,36 +101,27 @@ def test_marginal_quantities_agree_with_quadrature(interpolant):
   """p_t, D_t and v_t = E[a' x0 + b' x1 | x_t] by integrating over x1."""
   t, x = contexts(interpolant)
   points, _ = plane()
-  law = oracles.posterior(mixture(), interpolant, t, x)
+  arguments = mixture(), interpolant, t, x
+  law = posterior(*arguments)
+  log_p, denoised, rate = (f(*arguments) for f in (marginal_log_prob, denoiser, velocity))
+  rates = [getattr(interpolant, f)(t) for f in ("a", "b", "da", "db")]
   close = dict(rtol=1e-8, atol=1e-8)
-  for i in range(len(t)):
-    here = t[i]
-    log_p, shares = posterior_shares(interpolant, here, np.asarray(x[i]))
-    a, b, da, db = (float(getattr(interpolant, f)(here)) for f in ("a", "b", "da", "db"))
-    rate = da * (np.asarray(x[i]) - b * points) / a + db * points
-    one = slice(i, i + 1)
-    np.testing.assert_allclose(
-      oracles.marginal_log_prob(mixture(), interpolant, t[one], x[one])[0], log_p, **close
-    )
+  for i, (a, b, da, db) in enumerate(np.stack(rates, axis=1)):
+    log_total, shares = posterior_shares(interpolant, t[i], np.asarray(x[i]))
     mean = shares @ points
-    np.testing.assert_allclose(
-      oracles.denoiser(mixture(), interpolant, t[one], x[one])[0], mean, **close
-    )
-    np.testing.assert_allclose(
-      oracles.velocity(mixture(), interpolant, t[one], x[one])[0], shares @ rate, **close
-    )
+    np.testing.assert_allclose(log_p[i], log_total, **close)
+    np.testing.assert_allclose(denoised[i], mean, **close)
+    rate_at = da * (np.asarray(x[i]) - b * points) / a + db * points
+    np.testing.assert_allclose(rate[i], shares @ rate_at, **close)
     # The posterior law: its mean, covariance and density.
-    np.testing.assert_allclose(law.weights[i] @ law.means[i], mean, **close)
-    second = law.covs[i] + jnp.einsum("ki,kj->kij", law.means[i], law.means[i])
-    np.testing.assert_allclose(
-      jnp.einsum("k,kij->ij", law.weights[i], second), (points.T * shares) @ points, **close
-    )
+    at_i = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), law)
+    law_mean, law_cov = moments(at_i)
+    np.testing.assert_allclose(law_mean, mean, **close)
+    centred = points - mean
+    np.testing.assert_allclose(law_cov, (centred.T * shares) @ centred, **close)
     near = np.argsort(shares)[-50::7]
-    at_i = jax.tree.map(lambda leaf, i=i: leaf[i], law)
     np.testing.assert_allclose(
-      oracles.log_prob(at_i, jnp.asarray(points[near])),
-      np.log(shares[near]) - 2 * np.log(STEP),
-      **close,
+      log_prob(at_i, jnp.asarray(points[near])), np.log(shares[near]) - 2 * np.log(STEP), **close
     )
 
 
@@ -119,7 +131,7 @@ def test_marginal_density_integrates_to_one(interpolant):
   points, _ = plane()
   for t in (0.0, 0.4, 0.9):
     time = jnp.full((len(points),), t)
-    density = jnp.exp(oracles.marginal_log_prob(mixture(), interpolant, time, jnp.asarray(points)))
+    density = jnp.exp(marginal_log_prob(mixture(), interpolant, time, jnp.asarray(points)))
     np.testing.assert_allclose(density.sum() * STEP**2, 1.0, atol=1e-8)
 
 
@@ -127,36 +139,35 @@ def test_marginal_density_integrates_to_one(interpolant):
 @BOTH
 def test_score_and_continuity_equation(interpolant):
   """score = grad log p_t, and d/dt log p_t + div v + v . score = 0."""
-  t, x = contexts(interpolant, n=40, low=0.0, high=0.98)
+  t, x = contexts(interpolant, high=0.98)
 
-  def log_p(t, x):
-    return oracles.marginal_log_prob(mixture(), interpolant, t[None], x[None])[0]
-
-  def velocity(t, x):
-    return oracles.velocity(mixture(), interpolant, t[None], x[None])[0]
-
-  rate, gradient = jax.vmap(jax.grad(log_p, argnums=(0, 1)))(t, x)
-  score = oracles.score(mixture(), interpolant, t, x)
-  np.testing.assert_allclose(score, gradient, rtol=1e-8, atol=1e-8)
-  divergence = jax.vmap(lambda t, x: jnp.trace(jax.jacfwd(velocity, argnums=1)(t, x)))(t, x)
-  flux = (jax.vmap(velocity)(t, x) * score).sum(-1)
+  law = mixture()
+  one = jnp.ones_like(t)
+  rate = jax.jvp(lambda t: marginal_log_prob(law, interpolant, t, x), (t,), (one,))[1]
+  gradient = jax.grad(lambda x: marginal_log_prob(law, interpolant, t, x).sum())(x)
+  np.testing.assert_allclose(score(law, interpolant, t, x), gradient, rtol=1e-8, atol=1e-8)
+  flow = lambda x: velocity(law, interpolant, t, x)
+  divergence = sum(
+    jax.jvp(flow, (x,), (jnp.zeros_like(x).at[:, axis].set(1.0),))[1][:, axis] for axis in (0, 1)
+  )
+  flux = (flow(x) * gradient).sum(-1)
   np.testing.assert_allclose(rate + divergence + flux, 0.0, atol=1e-8)
 
 
 @pytest.mark.usefixtures("x64")
 @BOTH
 def test_conversions_between_the_closed_forms(interpolant):
-  t, x = contexts(interpolant, n=40, low=0.02, high=0.98)
-  v = oracles.velocity(mixture(), interpolant, t, x)
+  t, x = contexts(interpolant, low=0.02, high=0.98)
+  v = velocity(mixture(), interpolant, t, x)
   close = dict(rtol=1e-8, atol=1e-8)
   np.testing.assert_allclose(
     interpolants.denoiser_from_velocity(interpolant, t, x, v),
-    oracles.denoiser(mixture(), interpolant, t, x),
+    denoiser(mixture(), interpolant, t, x),
     **close,
   )
   np.testing.assert_allclose(
     interpolants.score_from_velocity(interpolant, t, x, v),
-    oracles.score(mixture(), interpolant, t, x),
+    score(mixture(), interpolant, t, x),
     **close,
   )
 
@@ -198,11 +209,10 @@ def test_posterior_draws_and_the_exact_map_have_the_posterior_law(interpolant):
   draws = oracles.posterior_sample(jax.random.key(1), mixture(), interpolant, t, x, n)
   assert draws.shape == (4, n, 2)
   noise = jax.random.normal(jax.random.key(2), (4 * n, 2))
-  velocity = oracles.as_velocity(mixture(), interpolant)
-  mapped = jax.jit(lambda *z: flow_map.posterior_map(velocity, *z))(
-    noise, jnp.repeat(t, n), jnp.repeat(x, n, axis=0)
+  mapped = flow_map.posterior_map(
+    lambda *z: exact_map(mixture(), interpolant, 32, *z[:5]), noise, jnp.repeat(t, n), jnp.repeat(x, n, axis=0)
   ).reshape(4, n, 2)
-  law = oracles.posterior(mixture(), interpolant, t, x)
+  law = posterior(mixture(), interpolant, t, x)
   for i in range(4):
     exact = moments(jax.tree.map(lambda leaf, i=i: leaf[i], law))
     for sample in (draws, mapped):
@@ -213,73 +223,77 @@ def test_posterior_draws_and_the_exact_map_have_the_posterior_law(interpolant):
 @pytest.mark.usefixtures("x64")
 @BOTH
 def test_exact_map_agrees_with_an_adaptive_solver(interpolant):
-  velocity = oracles.as_velocity(mixture(), interpolant, steps=64)
-  t, x_t = contexts(interpolant, n=5, low=0.0, high=0.9)
-  x_s = np.random.default_rng(3).normal(size=(5, 2))
-  s, u = jnp.array([0.0, 0.1, 0.3, 0.0, 0.5]), jnp.array([1.0, 0.9, 0.7, 0.95, 0.99])
-  law = oracles.posterior(mixture(), interpolant, t, x_t)
-  actual = flow_map.flow_map(velocity, s, u, jnp.asarray(x_s), t, x_t)
-  for i in range(5):
-    at_i = jax.tree.map(lambda leaf, i=i: leaf[i], law)
-    rate = jax.jit(lambda r, x, at_i=at_i: oracles.velocity(at_i, interpolant, r[None], x[None])[0])
-    solved = integrate.solve_ivp(
-      lambda r, x, rate=rate: np.asarray(rate(r, x)),
-      (float(s[i]), float(u[i])),
-      x_s[i],
-      method="DOP853",
-      rtol=1e-9,
-      atol=1e-9,
-    )
-    np.testing.assert_allclose(actual[i], solved.y[:, -1], atol=2e-5)  # of 64 Runge-Kutta steps
+  t, x_t = contexts(interpolant, high=0.9)
+  x_s = np.random.default_rng(3).normal(size=(N, 2))
+  s, u = np.tile([0.0, 0.1, 0.3, 0.0], N // 4), np.tile([1.0, 0.9, 0.7, 0.95], N // 4)
+  mean = exact_map(mixture(), interpolant, 64, jnp.asarray(s), jnp.asarray(u), jnp.asarray(x_s), t, x_t)
+  actual = x_s + (u - s)[:, None] * np.asarray(mean)
+
+  # All contexts at once, each run over its own [s, u] by a common clock in [0, 1]. The velocity of a posterior
+  # law is that of a mixture, which the quadrature above has checked.
+  law = posterior(mixture(), interpolant, t, x_t)
+  at = jax.vmap(lambda law, r, x: oracles.velocity(law, interpolant, r[None], x[None])[0])
+  rate = jax.jit(lambda clock, x: (u - s)[:, None] * at(law, s + (u - s) * clock, x))
+  solved = integrate.solve_ivp(
+    lambda clock, x: np.asarray(rate(clock, x.reshape(N, 2))).ravel(),
+    (0.0, 1.0),
+    x_s.ravel(),
+    method="DOP853",
+    rtol=1e-8,
+    atol=1e-8,
+  )
+  # 2e-5: the error of 64 Runge-Kutta steps.
+  np.testing.assert_allclose(actual, solved.y[:, -1].reshape(N, 2), atol=2e-5)
 
 
 @pytest.mark.usefixtures("x64")
 def test_exact_map_converges_at_fourth_order():
-  t, x_t = contexts(Linear(), n=20)
-  x_s = jnp.asarray(np.random.default_rng(4).normal(size=(20, 2)))
-  s, u = (
-    jnp.zeros(20),
-    jnp.full(20, 0.9),
-  )  # short of the last 1e-4, where the clip of a bends the schedule
-  call = lambda steps: oracles.as_velocity(mixture(), Linear(), steps)(s, u, x_s, t, x_t, None)
-  exact = call(256)
-  errors = [float(jnp.sqrt(((call(steps) - exact) ** 2).mean())) for steps in (16, 32, 64)]
-  slope = np.polyfit(np.log([16, 32, 64]), np.log(errors), 1)[0]
+  t, x_t = contexts(Linear())
+  x_s = jnp.asarray(np.random.default_rng(4).normal(size=(N, 2)))
+  s, u = jnp.zeros(N), jnp.full(N, 0.9)  # short of the last 1e-4, where the clip of a bends the schedule
+  exact = exact_map(mixture(), Linear(), 256, s, u, x_s, t, x_t)
+  steps = [16, 32, 64]
+  values = [exact_map(mixture(), Linear(), count, s, u, x_s, t, x_t) for count in steps]
+  errors = [float(jnp.sqrt(((value - exact) ** 2).mean())) for value in values]
+  slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
   assert -4.6 < slope < -3.6
 
 
 @BOTH
 def test_exact_map_has_no_noise_at_small_gaps_in_float32(interpolant):
-  t, x_t = contexts(interpolant, n=60)
+  t, x_t = contexts(interpolant)
   t, x_t = t.astype(jnp.float32), x_t.astype(jnp.float32)
   x_s = jax.random.normal(jax.random.key(3), x_t.shape)
-  s = jnp.linspace(0.0, 0.9, 60)
-  velocity = oracles.as_velocity(mixture(), interpolant)
-  diagonal = velocity(s, s, x_s, t, x_t, None)
-  law = oracles.posterior(mixture(), interpolant, t, x_t)
-  at = lambda law, s, x: oracles.velocity(law, interpolant, s[None], x[None])[0]
-  np.testing.assert_allclose(diagonal, jax.vmap(at)(law, s, x_s), rtol=1e-4, atol=1e-5)
+  s = jnp.linspace(0.0, 0.9, N)
+  diagonal = exact_map(mixture(), interpolant, 32, s, s, x_s, t, x_t)
+  law = posterior(mixture(), interpolant, t, x_t)
+  at = jax.jit(jax.vmap(lambda law, s, x: oracles.velocity(law, interpolant, s[None], x[None])[0]))
+  np.testing.assert_allclose(diagonal, at(law, s, x_s), rtol=1e-4, atol=1e-5)
   for gap in (1e-7, 1e-6, 1e-5):
-    mean = velocity(s, s + gap, x_s, t, x_t, None)
-    np.testing.assert_allclose(mean, diagonal, rtol=1e-2, atol=1e-2 * (gap / 1e-5) + 1e-4)
+    mean = exact_map(mixture(), interpolant, 32, s, s + gap, x_s, t, x_t)
+    # The velocity itself changes by about 10 gap; written as a difference of times it was wrong by a third.
+    np.testing.assert_allclose(mean, diagonal, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.usefixtures("x64")
 @BOTH
 def test_exact_map_is_smooth_in_its_times(interpolant):
   """d/ds and d/du of the mean velocity, at u = s too, where both are half of the velocity's own rate."""
-  velocity = oracles.as_velocity(mixture(), interpolant, steps=64)
-  t, x_t = contexts(interpolant, n=8, high=0.7)
+  t, x_t = contexts(interpolant, high=0.7)
   x_s = jnp.asarray(np.random.default_rng(5).normal(size=x_t.shape))
-  s = jnp.linspace(0.05, 0.8, 8)
-  one, h = jnp.ones_like(s), 1e-5
+  s = jnp.linspace(0.05, 0.8, N)
+  h = 1e-5
+
+  @jax.jit
+  def slopes(gap, ds, du):
+    at = lambda d: exact_map(mixture(), interpolant, 32, s + d * ds, s + gap + d * du, x_s, t, x_t)
+    # At u = s the difference steps to s > u too: the formula is smooth across.
+    return jax.jvp(at, (gap * 0.0,), (jnp.ones_like(gap),))[1], (at(h) - at(-h)) / (2 * h)
+
   for gap in (0.0, 0.15):
-    call = lambda s, u: velocity(s, u, x_s, t, x_t, None)
     for ds, du in ((1.0, 0.0), (0.0, 1.0)):
-      slope = jax.jvp(call, (s, s + gap), (ds * one, du * one))[1]
-      # At u = s the difference steps to s > u too: the formula is smooth across.
-      ahead, behind = (call(s + d * ds, s + gap + d * du) for d in (h, -h))
-      np.testing.assert_allclose(slope, (ahead - behind) / (2 * h), rtol=1e-4, atol=1e-5)
+      slope, difference = slopes(*map(jnp.asarray, (gap, ds, du)))
+      np.testing.assert_allclose(slope, difference, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")
@@ -293,7 +307,7 @@ def test_tilt_agrees_with_quadrature(name):
   np.testing.assert_allclose(log_z, log_total, atol=1e-8)
   near = np.argsort(log_joint)[-2000::37]
   np.testing.assert_allclose(
-    oracles.log_prob(tilted, jnp.asarray(points[near])), log_joint[near] - log_total, atol=1e-8
+    log_prob(tilted, jnp.asarray(points[near])), log_joint[near] - log_total, atol=1e-8
   )
   np.testing.assert_allclose(tilted.weights.sum(), 1.0, atol=1e-12)
 
@@ -302,28 +316,28 @@ def test_tilt_agrees_with_quadrature(name):
 @BOTH
 @pytest.mark.parametrize("name", REWARDS)
 def test_value_and_its_gradient(name, interpolant):
-  t, x = contexts(interpolant, n=8)
+  t, x = contexts(interpolant)
   points, _ = plane()
   arguments = mixture(), interpolant
-  actual = oracles.value(*arguments, t, x, *REWARDS[name])
+  actual = value(*arguments, t, x, *REWARDS[name])
   expected = [
     posterior_shares(interpolant, t[i], np.asarray(x[i]), reward(name, points))[0]
     - posterior_shares(interpolant, t[i], np.asarray(x[i]))[0]
     for i in range(len(t))
   ]
   np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=1e-8)
-  gradient = oracles.grad_value(*arguments, t, x, *REWARDS[name])
+  gradient = grad_value(*arguments, t, x, *REWARDS[name])
   h = 1e-5
   for axis in range(2):
     step = h * jnp.eye(2)[axis : axis + 1]
     ahead, behind = (
-      oracles.value(*arguments, t, x + d * step, *REWARDS[name]) for d in (1.0, -1.0)
+      value(*arguments, t, x + d * step, *REWARDS[name]) for d in (1.0, -1.0)
     )
     np.testing.assert_allclose(gradient[:, axis], (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-6)
   # Its ends: V_0 is the constant log Z, V_1 is the reward.
   log_z = oracles.tilt(mixture(), *REWARDS[name])[1]
   np.testing.assert_allclose(actual[0], log_z, atol=1e-10)
-  end = oracles.value(*arguments, jnp.ones(8), x, *REWARDS[name])
+  end = value(*arguments, jnp.ones(N), x, *REWARDS[name])
   # 1e-4: a(1) is clipped there, which leaves the posterior that wide.
   scale = 1 + np.abs(reward(name, np.asarray(x)))
   np.testing.assert_allclose(end / scale, reward(name, np.asarray(x)) / scale, atol=1e-5)
@@ -335,18 +349,18 @@ def test_value_and_its_gradient(name, interpolant):
 def test_steering_towards_the_tilt_is_the_velocity_of_the_tilt(name, interpolant):
   """(sigma^2/2) grad V = (b' - a' b/a)(D* - D), so that v + (sigma^2/2) grad V = v* (MATH 6.2, 6.5)."""
   tilted, _ = oracles.tilt(mixture(), *REWARDS[name])
-  t, x = contexts(interpolant, n=30, low=0.02, high=0.97)
+  t, x = contexts(interpolant, low=0.02, high=0.97)
   half = interpolants.half_sigma_squared(interpolant, t)[:, None]
-  gradient = oracles.grad_value(mixture(), interpolant, t, x, *REWARDS[name])
+  gradient = grad_value(mixture(), interpolant, t, x, *REWARDS[name])
   factor = interpolant.db(t) - interpolant.da(t) * interpolant.b(t) / interpolant.a(t)
-  shift = oracles.denoiser(tilted, interpolant, t, x) - oracles.denoiser(
+  shift = denoiser(tilted, interpolant, t, x) - denoiser(
     mixture(), interpolant, t, x
   )
   close = dict(rtol=1e-7, atol=1e-7)  # differences of numbers up to 1e2
   np.testing.assert_allclose(shift, half * gradient / factor[:, None], **close)
   np.testing.assert_allclose(
-    oracles.velocity(tilted, interpolant, t, x),
-    oracles.velocity(mixture(), interpolant, t, x) + half * gradient,
+    velocity(tilted, interpolant, t, x),
+    velocity(mixture(), interpolant, t, x) + half * gradient,
     **close,
   )
 
@@ -355,38 +369,35 @@ def test_steering_towards_the_tilt_is_the_velocity_of_the_tilt(name, interpolant
 def test_everything_is_finite_on_the_closed_interval_in_float32(interpolant):
   """For a component without variance too."""
   flat = oracles.gaussian_mixture(WEIGHTS, MEANS, COVS * np.array([1.0, 0.0, 1.0])[:, None, None])
-  t = jnp.array([0.0, 1e-20, 1e-5, 0.5, 1 - 1e-5, 1 - 6e-8, 1.0], jnp.float32)
-  n = len(t)
-  x, x_s = jax.random.normal(jax.random.key(4), (2, n, 2))
-  sharp = REWARDS["sharp"]
-  zero, one = jnp.zeros(n), jnp.ones(n)
+  low, high = [0.0, 1e-45, 1e-20, 1e-10, 1e-5, 0.1], [0.5, 0.9, 1 - 1e-4, 1 - 1e-5, 1 - 6e-8, 1.0]
+  t = jnp.array(low + high, jnp.float32)
+  x, x_s = jax.random.normal(jax.random.key(4), (2, N, 2))
+  zero, one = jnp.zeros(N), jnp.ones(N)
   for law in (mixture(), flat):
+    here = law, interpolant, t, x
+    laws = posterior(*here)
     outputs = [
-      oracles.marginal_log_prob(law, interpolant, t, x),
-      oracles.score(law, interpolant, t, x),
-      oracles.denoiser(law, interpolant, t, x),
-      oracles.velocity(law, interpolant, t, x),
-      oracles.value(law, interpolant, t, x, *sharp),
-      oracles.grad_value(law, interpolant, t, x, *sharp),
-      oracles.posterior_sample(jax.random.key(5), law, interpolant, t, x, 3),
-      oracles.as_velocity(law, interpolant)(zero, one, x_s, t, x, None),
-      oracles.as_velocity(law, interpolant)(one, one, x_s, t, x, None),
-      *jax.tree.leaves(oracles.posterior(law, interpolant, t, x)),
+      *(f(*here) for f in (marginal_log_prob, score, denoiser, velocity)),
+      *(f(*here, *REWARDS["sharp"]) for f in (value, grad_value)),
+      exact_map(law, interpolant, 32, zero, one, x_s, t, x),
+      exact_map(law, interpolant, 32, one, one, x_s, t, x),
+      oracles.sample(jax.random.key(5), jax.tree.map(lambda leaf: leaf[-1], laws), 3),
+      *jax.tree.leaves(laws),
     ]
     assert all(jnp.isfinite(output).all() for output in outputs)
     assert all(output.dtype == jnp.float32 for output in outputs)
 
 
 def test_float32_agrees_with_float64():
-  t, x = contexts(Linear(), n=30, high=0.99)
+  t, x = contexts(Linear(), high=0.99)
   t, x = np.asarray(t, np.float32), np.asarray(x, np.float32)
 
   def quantities():
     arguments = mixture(), Linear(), jnp.asarray(t, float), jnp.asarray(x, float)
     return [
-      oracles.velocity(*arguments),
-      oracles.denoiser(*arguments),
-      oracles.grad_value(*arguments, *REWARDS["broad"]),
+      velocity(*arguments),
+      denoiser(*arguments),
+      grad_value(*arguments, *REWARDS["broad"]),
     ]
 
   single = quantities()
@@ -398,25 +409,23 @@ def test_float32_agrees_with_float64():
 
 
 def test_jit_and_vmap():
-  t, x = contexts(Linear(), n=6)
+  t, x = contexts(Linear())
   t, x = t.astype(jnp.float32), x.astype(jnp.float32)
   law = mixture()
-  velocity = oracles.as_velocity(law, Linear(), 8)
-  marginal = oracles.as_marginal(law, Linear())
+  broad = REWARDS["broad"]
+  close = dict(rtol=1e-5, atol=1e-5)
+  # A mixture is a pytree: in `velocity` and `value` it is an argument of the jitted function.
+  plain = oracles.as_marginal(law, Linear())(t, x)
+  np.testing.assert_allclose(velocity(law, Linear(), t, x), plain, **close)
   calls = [
-    lambda t, x: oracles.velocity(law, Linear(), t, x),
-    lambda t, x: oracles.value(law, Linear(), t, x, *REWARDS["broad"]),
-    lambda t, x: velocity(t, jnp.ones_like(t), x, t, x, None),
-    lambda t, x: marginal(t, x),
+    lambda t, x: velocity(law, Linear(), t, x),
+    lambda t, x: value(law, Linear(), t, x, *broad),
+    lambda t, x: exact_map(law, Linear(), 32, t, jnp.ones_like(t), x, t, x),
   ]
   for call in calls:
-    plain = call(t, x)
-    np.testing.assert_allclose(jax.jit(call)(t, x), plain, rtol=1e-5, atol=1e-5)
-    mapped = jax.vmap(call)(t.reshape(2, 3), x.reshape(2, 3, 2))
-    np.testing.assert_allclose(mapped.reshape(plain.shape), plain, rtol=1e-5, atol=1e-5)
-  # A mixture is a pytree: it may be an argument of a jitted function.
-  through = jax.jit(lambda law, t, x: oracles.velocity(law, Linear(), t, x))(law, t, x)
-  np.testing.assert_allclose(through, calls[0](t, x), rtol=1e-5, atol=1e-5)
+    batch = call(t, x)
+    mapped = jax.vmap(call)(t.reshape(2, -1), x.reshape(2, -1, 2))
+    np.testing.assert_allclose(mapped.reshape(batch.shape), batch, **close)
 
 
 @pytest.mark.usefixtures("x64")

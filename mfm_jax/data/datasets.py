@@ -76,9 +76,7 @@ def load(config: DataConfig, mixture=None) -> Dataset:
     raise ValueError(f"data.size must be 0 for {config.name}, which has no size; got {config.size}")
   train, test = (_source(config, split, mixture) for split in ("train", "test"))
   if train.shape != test.shape:
-    raise ValueError(
-      f"training and test examples must have one shape; got {train.shape} and {test.shape}"
-    )
+    raise ValueError(f"training and test examples must have one shape; got {train.shape} and {test.shape}")
   for split, source in (("training", train), ("test", test)):
     if not len(source):
       raise ValueError(f"the {split} split of {config.name} must hold at least 1 example; got 0")
@@ -122,7 +120,6 @@ def idx_path(path: str) -> pathlib.Path:
   root = os.environ.get("MFM_DATA_DIR", "")
   if not root:
     raise ValueError(
-      "an idx folder must be named by data.path, or be the folder mnist in $MFM_DATA_DIR; "
-      "got neither"
+      "an idx folder must be named by data.path, or be the folder mnist in $MFM_DATA_DIR; got neither"
     )
   return pathlib.Path(root) / "mnist"

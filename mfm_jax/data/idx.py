@@ -38,8 +38,7 @@ def read_idx(file: str | pathlib.Path) -> np.ndarray:
   if len(content) != expected:
     fault = "cut short" if len(content) < expected else "too long"
     raise ValueError(
-      f"{file} is {fault}: its header announces {expected} bytes for shape {shape}; "
-      f"got {len(content)}"
+      f"{file} is {fault}: its header announces {expected} bytes for shape {shape}; got {len(content)}"
     )
   if not whole:
     raise ValueError(f"{file} is cut short: its gzip stream must end with a checksum; got no end")
@@ -121,9 +120,7 @@ def idx_folder(
     label_file = find_idx(path, f"{_PREFIX[split]}-labels", "idx1")
     label = read_idx(label_file)
     if label.ndim != 1 or len(label) != len(images):
-      raise ValueError(
-        f"labels must match the images, ({len(images)},); got {label.shape} in {label_file}"
-      )
+      raise ValueError(f"labels must match the images, ({len(images)},); got {label.shape} in {label_file}")
   images = pad_images(images[..., None], pad_to) if pad_to else images[..., None]
   try:
     return ArraySource(x1=images, label=label, num_classes=num_classes if labelled else 0)

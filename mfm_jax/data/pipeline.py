@@ -134,15 +134,13 @@ def batches(
     checks.at_least("epochs", epochs, 1)
   if batch_size % host_count:
     raise ValueError(
-      f"batch_size must be a multiple of host_count; got batch_size={batch_size}, "
-      f"host_count={host_count}"
+      f"batch_size must be a multiple of host_count; got batch_size={batch_size}, host_count={host_count}"
     )
   if not 1 <= len(source) < 2**32:
     raise ValueError(f"the source must hold 1 to 2^32 - 1 examples; got {len(source)}")
   if epochs is not None and epochs * len(source) < batch_size:
     raise ValueError(
-      f"{epochs} epochs of {len(source)} examples must fill at least one batch; "
-      f"got batch_size={batch_size}"
+      f"{epochs} epochs of {len(source)} examples must fill at least one batch; got batch_size={batch_size}"
     )
   host_batches = BatchSource(
     source=source,

@@ -77,9 +77,7 @@ class EncodedSource:
     return {"x1": scale_pixels(pixels), "label": label}
 
 
-def decode_record(
-  index: int, encoded: bytes, decode: Callable[[Image.Image], np.ndarray]
-) -> np.ndarray:
+def decode_record(index: int, encoded: bytes, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
   """`decode` of the encoded image; `index` is for the error.
 
   Raises:
@@ -102,9 +100,7 @@ class _Crop:
     return centre_crop(image, self.size)
 
 
-def tfds_source(
-  name: str, split: str, data_dir: str = "", *, labelled: bool = True, size: int = 0
-) -> Source:
+def tfds_source(name: str, split: str, data_dir: str = "", *, labelled: bool = True, size: int = 0) -> Source:
   """One split of a prepared data set.
 
   Args:
@@ -128,9 +124,7 @@ def tfds_source(
   num_classes = _NUM_CLASSES[name] if labelled else 0
   if name == "imagenet2012":
     size = size or 256
-    return EncodedSource(
-      records=records, decode=_Crop(size), shape=(size, size, 3), num_classes=num_classes
-    )
+    return EncodedSource(records=records, decode=_Crop(size), shape=(size, size, 3), num_classes=num_classes)
   return _in_memory(records, _MODE[name], num_classes, size)
 
 

@@ -66,9 +66,7 @@ class ArraySource:
   def __post_init__(self):
     x1 = np.asarray(self.x1)
     if x1.ndim < 1 or not (x1.dtype == np.uint8 or np.issubdtype(x1.dtype, np.floating)):
-      raise ValueError(
-        f"x1 must be an array (n, ...) of floats or uint8; got {x1.dtype} of shape {x1.shape}"
-      )
+      raise ValueError(f"x1 must be an array (n, ...) of floats or uint8; got {x1.dtype} of shape {x1.shape}")
     if x1.dtype != np.uint8:
       x1 = x1.astype(np.float32, copy=False)
       finite = np.isfinite(x1)
@@ -78,9 +76,7 @@ class ArraySource:
     checks.at_least("num_classes", self.num_classes, 0)
     if (self.label is None) != (self.num_classes == 0):
       given = "no labels" if self.label is None else "labels"
-      raise ValueError(
-        f"labels go with num_classes >= 1; got {given} and num_classes={self.num_classes}"
-      )
+      raise ValueError(f"labels go with num_classes >= 1; got {given} and num_classes={self.num_classes}")
     if self.label is not None:
       label = np.asarray(self.label)
       if label.shape != x1.shape[:1]:
@@ -112,9 +108,7 @@ def checked_labels(label: np.ndarray, num_classes: int) -> np.ndarray:
     raise ValueError(f"label must be integers; got {label.dtype}")
   bad = np.flatnonzero((label < 0) | (label >= num_classes))
   if bad.size:
-    raise ValueError(
-      f"label must lie in 0..{num_classes - 1}; got {label[bad[0]]} at index {bad[0]}"
-    )
+    raise ValueError(f"label must lie in 0..{num_classes - 1}; got {label[bad[0]]} at index {bad[0]}")
   return label.astype(np.int32)
 
 
@@ -139,9 +133,7 @@ def digits(split: str, *, labelled: bool = True) -> ArraySource:
   )
 
 
-def mixture(
-  mixture, size: int, seed: int, *, stream: int = 0, labelled: bool = True
-) -> ArraySource:
+def mixture(mixture, size: int, seed: int, *, stream: int = 0, labelled: bool = True) -> ArraySource:
   """`size` draws of a Gaussian mixture; the label is the component.
 
   Args:
@@ -156,9 +148,7 @@ def mixture(
   checks.at_least("size", size, 1)
   checks.at_least("seed", seed, 0)
   checks.at_least("stream", stream, 0)
-  weights, means, covs = (
-    np.asarray(a, np.float64) for a in (mixture.weights, mixture.means, mixture.covs)
-  )
+  weights, means, covs = (np.asarray(a, np.float64) for a in (mixture.weights, mixture.means, mixture.covs))
   rng = np.random.Generator(np.random.Philox([seed, stream]))
   bounds = np.cumsum(weights)[:-1] / weights.sum()
   label = np.searchsorted(bounds, rng.random(size), side="right")
@@ -166,9 +156,7 @@ def mixture(
   x1 = np.empty(noise.shape, np.float32)
   for k, (mean, cov) in enumerate(zip(means, covs, strict=True)):
     x1[label == k] = mean + noise[label == k] @ _symmetric_root(cov)
-  return ArraySource(
-    x1=x1, label=label if labelled else None, num_classes=len(weights) if labelled else 0
-  )
+  return ArraySource(x1=x1, label=label if labelled else None, num_classes=len(weights) if labelled else 0)
 
 
 def _symmetric_root(cov: np.ndarray) -> np.ndarray:

@@ -82,9 +82,7 @@ def draw(key: PRNGKey, batch: dict[str, Array], step: Array | int, config: DrawC
   def normal(name):
     return jax.random.normal(keys[name], x1.shape, x1.dtype)
 
-  t = times.context_times(
-    keys["t"], rows, power=config.context_power, zero_rate=config.context_zero_rate
-  )
+  t = times.context_times(keys["t"], rows, power=config.context_power, zero_rate=config.context_zero_rate)
   empty = (t == 0.0) & jax.random.bernoulli(keys["empty"], 0.5, rows)
   progress = times.anneal_progress(step, config.anneal_start, config.anneal_end)
   s, u = times.inner_times(keys["pair"], rows, progress=progress)

@@ -169,9 +169,7 @@ class _Terms:
     if form == "lagrangian":
       return consistency.lagrangian(self.mean, d.s, d.u, x, self.own, self.config.lagrangian_form)
     if form == "lagrangian_teacher":
-      return consistency.lagrangian(
-        self.mean, d.s, d.u, x, self.from_teacher, self.config.lagrangian_form
-      )
+      return consistency.lagrangian(self.mean, d.s, d.u, x, self.from_teacher, self.config.lagrangian_form)
     inner = {
       "eulerian": lambda: self.own(d.s, x),
       "eulerian_teacher": lambda: self.from_teacher(d.s, x),

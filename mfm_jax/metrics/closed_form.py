@@ -44,8 +44,7 @@ def posterior_rows(
     t_B, x_t = _contexts(key_data, mixture, interpolant, t, contexts)
     drawn = posterior.draw(key_draw, velocity, t_B, x_t, draws=draws, steps=steps)
     exact = [
-      oracles.posterior_sample(key, mixture, interpolant, t_B, x_t, draws)
-      for key in (key_exact, key_floor)
+      oracles.posterior_sample(key, mixture, interpolant, t_B, x_t, draws) for key in (key_exact, key_floor)
     ]
     _, covs = jax.vmap(oracles.moments)(oracles.posterior(mixture, interpolant, t_B, x_t))
     std = jnp.sqrt(jnp.trace(covs, axis1=1, axis2=2) / x_t.shape[-1])
@@ -88,9 +87,7 @@ def value_rows(
   def estimates(key, velocity, t_B, x_t):
     kwargs = {"draws": draws, "chunk": chunk}
     estimate = value.estimate_value(key, velocity, t_B, x_t, reward, **kwargs)
-    return estimate.value, value.grad_value_gf(
-      key, velocity, interpolant, t_B, x_t, reward, **kwargs
-    )
+    return estimate.value, value.grad_value_gf(key, velocity, interpolant, t_B, x_t, reward, **kwargs)
 
   @jax.jit
   def errors(key, t):

@@ -141,9 +141,7 @@ def _pair(x, y) -> tuple[np.ndarray, np.ndarray]:
     if array.ndim < 2 or array.size == 0:
       raise ValueError(f"{name} must have shape (samples, ...), not empty; got {array.shape}")
     if not np.isfinite(array).all():
-      raise ValueError(
-        f"{name} must be finite; got {np.count_nonzero(~np.isfinite(array))} that are not"
-      )
+      raise ValueError(f"{name} must be finite; got {np.count_nonzero(~np.isfinite(array))} that are not")
     flat.append(array.reshape(len(array), -1))
   checks.shape("y, flattened,", flat[1], (None, flat[0].shape[1]))
   return flat[0], flat[1]

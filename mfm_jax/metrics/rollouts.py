@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mfm_jax.interpolants import Interpolant
 from mfm_jax.metrics import classes, empirical
 from mfm_jax.metrics.distances import energy_distance
-from mfm_jax.interpolants import Interpolant
 
 
 def energy_row(drawn: np.ndarray, rollouts: np.ndarray, again: np.ndarray) -> dict[str, float]:
@@ -76,9 +76,7 @@ def class_row(
     "class_tv_floor": frequencies(resampled),
     "class_tv_prior": np.broadcast_to(prior, exact.shape),
   }
-  return {
-    name: float(np.mean(classes.total_variation(table, exact))) for name, table in tables.items()
-  }
+  return {name: float(np.mean(classes.total_variation(table, exact))) for name, table in tables.items()}
 
 
 def value_row(

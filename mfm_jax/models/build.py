@@ -35,9 +35,7 @@ class ModelConfig:
     for name in ("width", "depth", "heads", "patch"):
       checks.at_least(f"model.{name}", getattr(self, name), 1)
     if self.name == "vit" and self.width % self.heads:
-      raise ValueError(
-        f"model.heads must divide model.width; got width {self.width}, heads {self.heads}"
-      )
+      raise ValueError(f"model.heads must divide model.width; got width {self.width}, heads {self.heads}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

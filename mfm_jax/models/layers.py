@@ -36,9 +36,7 @@ class Conditioning(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, s: Array, u: Array, t: Array, label: Array | None, guidance: Array | None
-  ) -> Array:
+  def __call__(self, s: Array, u: Array, t: Array, label: Array | None, guidance: Array | None) -> Array:
     times = [time_features(time, self.features) for time in (s, u, u - s, t)]
     hidden = nn.Dense(self.width, dtype=self.dtype, name="times_in")(jnp.concatenate(times, -1))
     out = nn.Dense(self.width, dtype=self.dtype, name="times_out")(nn.silu(hidden))
@@ -69,9 +67,9 @@ class Modulation(nn.Module):
 
   @nn.compact
   def __call__(self, conditioning: Array) -> list[Array]:
-    out = nn.Dense(
-      self.parts * self.width, kernel_init=modulation_init, dtype=self.dtype, name="dense"
-    )(conditioning)
+    out = nn.Dense(self.parts * self.width, kernel_init=modulation_init, dtype=self.dtype, name="dense")(
+      conditioning
+    )
     return jnp.split(out, self.parts, axis=-1)
 
 

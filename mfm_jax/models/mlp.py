@@ -31,9 +31,9 @@ class MLP(nn.Module):
     guidance: Array | None,
   ) -> Array:
     batch, size = x_s.shape[0], x_s[0].size
-    c = layers.Conditioning(
-      self.width, self.num_classes, self.guided, dtype=self.dtype, name="conditioning"
-    )(s, u, t, label, guidance)
+    c = layers.Conditioning(self.width, self.num_classes, self.guided, dtype=self.dtype, name="conditioning")(
+      s, u, t, label, guidance
+    )
 
     def dense(width, name, **kwargs):
       return nn.Dense(width, dtype=self.dtype, name=name, **kwargs)

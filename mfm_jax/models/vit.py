@@ -34,9 +34,9 @@ class ViT(nn.Module):
     guidance: Array | None,
   ) -> Array:
     channels = x_s.shape[-1]
-    c = layers.Conditioning(
-      self.width, self.num_classes, self.guided, dtype=self.dtype, name="conditioning"
-    )(s, u, t, label, guidance)[:, None]
+    c = layers.Conditioning(self.width, self.num_classes, self.guided, dtype=self.dtype, name="conditioning")(
+      s, u, t, label, guidance
+    )[:, None]
     h = nn.Dense(self.width, dtype=self.dtype, name="state")(patches(x_s, self.patch))
     h = h + nn.Dense(self.width, dtype=self.dtype, name="context")(patches(x_t, self.patch))
     position = self.param("position", nn.initializers.normal(0.5), h.shape[1:])
@@ -45,9 +45,7 @@ class ViT(nn.Module):
       h = Block(self.heads, self.dtype, name=f"block_{i}")(h, c)
     shift, scale = layers.Modulation(2, self.width, self.dtype, name="modulation_out")(c)
     h = layers.modulate(_norm(self.dtype)(h), shift, scale)
-    out = nn.Dense(
-      self.patch**2 * channels, kernel_init=layers.output_init, dtype=self.dtype, name="out"
-    )(h)
+    out = nn.Dense(self.patch**2 * channels, kernel_init=layers.output_init, dtype=self.dtype, name="out")(h)
     return unpatch(out, self.patch, x_s.shape).astype(x_s.dtype)
 
 

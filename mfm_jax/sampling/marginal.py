@@ -13,9 +13,7 @@ def probability_flow(marginal: MarginalVelocity, cond: Cond = None) -> Drift:
   return lambda t, x: marginal(t, x, cond)
 
 
-def diffusion(
-  marginal: MarginalVelocity, interpolant: Interpolant, cond: Cond = None
-) -> tuple[Drift, Scale]:
+def diffusion(marginal: MarginalVelocity, interpolant: Interpolant, cond: Cond = None) -> tuple[Drift, Scale]:
   """Drift 2 v - (b'/b) x and sigma of the SDE with the same marginals, for `integrators.sde`.
 
   Both are singular at t = 0 and clipped there (`interpolants.CLIP`): start at t >= 1e-3.

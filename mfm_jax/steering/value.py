@@ -58,9 +58,7 @@ def estimate_value(
   Raises:
     ValueError: draws or chunk < 1; shapes that disagree; neither key nor noise.
   """
-  return _estimate(
-    key, velocity, t, x_t, reward, cond, draws=draws, chunk=chunk, noise=noise, remat=False
-  )
+  return _estimate(key, velocity, t, x_t, reward, cond, draws=draws, chunk=chunk, noise=noise, remat=False)
 
 
 def grad_value_gf(

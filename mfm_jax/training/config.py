@@ -140,9 +140,7 @@ def differences(old: Mapping, new: Mapping, path: str = "config") -> list[str]:
 def _unknown(name, fields, path):
   close = difflib.get_close_matches(name, fields, n=1)
   hint = f" (did you mean {close[0]}?)" if close else ""
-  return ValueError(
-    f"unknown config key {path}.{name}{hint}; known keys: {', '.join(sorted(fields))}"
-  )
+  return ValueError(f"unknown config key {path}.{name}{hint}; known keys: {', '.join(sorted(fields))}")
 
 
 def _required(field):

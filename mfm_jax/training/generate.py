@@ -126,9 +126,7 @@ def posterior_samples(
       velocity = model.velocity(params)
       return posterior.draw(key, velocity, t, x_t, cond, draws=num, steps=steps, chunk=chunk)
     flow, grid = run.marginal_of(params), times.grid(steps)
-    return posterior.draw_glass(
-      key, flow, interpolant, t, x_t, cond, draws=num, times=grid, chunk=chunk
-    )
+    return posterior.draw_glass(key, flow, interpolant, t, x_t, cond, draws=num, times=grid, chunk=chunk)
 
   return np.asarray(sample(run.params, key))
 
@@ -154,9 +152,7 @@ def read_contexts(path: str | pathlib.Path, run: Run) -> dict[str, np.ndarray]:
   checks.shape("x_t of contexts", arrays["x_t"], (None, *run.info.shape))
   checks.shape("t of contexts", arrays["t"], arrays["x_t"].shape[:1])
   checks.in_interval("t of contexts", arrays["t"])
-  checks.in_interval(
-    "x_t of contexts", arrays["x_t"], -np.finfo(np.float32).max, np.finfo(np.float32).max
-  )
+  checks.in_interval("x_t of contexts", arrays["x_t"], -np.finfo(np.float32).max, np.finfo(np.float32).max)
   return arrays
 
 

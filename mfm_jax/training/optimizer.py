@@ -45,9 +45,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
   if not config.warmup:
     return after
   # From lr / warmup, not from 0: a first step of size 0 would be wasted.
-  rise = optax.linear_schedule(
-    config.learning_rate / config.warmup, config.learning_rate, config.warmup
-  )
+  rise = optax.linear_schedule(config.learning_rate / config.warmup, config.learning_rate, config.warmup)
   return optax.join_schedules([rise, after], [config.warmup])
 
 

@@ -16,8 +16,7 @@ from mfm_jax.models import Model, build
 from mfm_jax.precondition import GaussianSkip
 from mfm_jax.training import optimizer
 from mfm_jax.training.checkpoint import Checkpoints
-from mfm_jax.training.config import RunConfig, differences, from_dict, to_dict
-from mfm_jax.training.config import RESUMABLE
+from mfm_jax.training.config import RESUMABLE, RunConfig, differences, from_dict, to_dict
 from mfm_jax.training.state import create, params_sha256
 from mfm_jax.types import Array, Cond, MarginalVelocity, PyTree, Velocity
 
@@ -132,9 +131,7 @@ class Run:
       cond["label"] = label
     if guidance is not None and not any(abs(guidance - scale) < 1e-6 for scale in scales):
       trained = ", ".join(map(str, sorted(set(scales))))
-      raise ValueError(
-        f"guidance must be a scale the run was trained with ({trained}); got {guidance}"
-      )
+      raise ValueError(f"guidance must be a scale the run was trained with ({trained}); got {guidance}")
     if self.config.draws.guidance_scales:
       cond["guidance"] = jnp.full((n,), 1.0 if guidance is None else guidance)
     return cond or None

@@ -34,6 +34,4 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> PyTree:
   """This process's rows of a global batch as global arrays, split over the devices."""
   sharding = over_batch(mesh)
-  return {
-    name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
-  }
+  return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

@@ -51,8 +51,7 @@ def make_train_step(loss: LossFn, optimizer: optax.GradientTransformation, seed:
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = {
-      decay: ema_update(average, params, float(decay), state.step)
-      for decay, average in state.ema.items()
+      decay: ema_update(average, params, float(decay), state.step) for decay, average in state.ema.items()
     }
     metrics = {"loss": value, **terms, "grad_norm": optax.global_norm(grads)}
     return TrainState(step, params, opt_state, ema), metrics
@@ -63,7 +62,5 @@ def make_train_step(loss: LossFn, optimizer: optax.GradientTransformation, seed:
 def compile_step(train_step, state: TrainState, batch: PyTree, mesh: Mesh):
   """`train_step` compiled for this state and batch: batch split over the mesh, state donated."""
   whole, split = sharding.replicated(mesh), sharding.over_batch(mesh)
-  jitted = jax.jit(
-    train_step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
-  )
+  jitted = jax.jit(train_step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
   return jitted.lower(state, batch).compile()

@@ -92,9 +92,7 @@ def posterior_panel(clean, noisy, draws, times: Sequence[float], *, title: str =
     show(clean_bytes[i], x_clean, top + (block - 1.0) / 2)
     for j, t in enumerate(times):
       y = top + j * (1.0 + _GAP)
-      axes.text(
-        x_noisy - 0.12, y + 0.5, f"t = {t:g}", ha="right", va="center", **style.text(style.SMALL)
-      )
+      axes.text(x_noisy - 0.12, y + 0.5, f"t = {t:g}", ha="right", va="center", **style.text(style.SMALL))
       show(noisy_bytes[i, j], x_noisy, y)
       for k in range(count):
         show(draw_bytes[i, j, k], x_draws + k * (1.0 + _GAP), y)
@@ -123,9 +121,7 @@ def _spread_scale(axes, left: float, right: float, top: float) -> None:
     axes.text(x, top + 0.2, label, ha=align, va="top", **style.text(style.SMALL, style.MUTED))
 
 
-def scatter_panel(
-  samples, reference, title: str, *, names: tuple[str, str] = ("samples", "reference")
-):
+def scatter_panel(samples, reference, title: str, *, names: tuple[str, str] = ("samples", "reference")):
   """Two-dimensional samples beside a reference, on the same axes.
 
   The range is the reference's; how many samples lie outside it is written in the corner.
@@ -213,9 +209,7 @@ def posterior_scatter(contexts, t, draws, exact, *, title: str = ""):
     axes.tick_params(labelbottom=i + columns >= count)
     _dots(axes, exact[i], style.REFERENCE, size=16.0, label="exact")
     _dots(axes, draws[i], style.PALETTE[0], label="draws")
-    axes.plot(
-      *contexts[i], "x", color=style.PALETTE[1], markersize=8, markeredgewidth=2, label="$x_t$"
-    )
+    axes.plot(*contexts[i], "x", color=style.PALETTE[1], markersize=8, markeredgewidth=2, label="$x_t$")
     axes.set_title(f"t = {times[i]:g}", loc="left", pad=3, **style.text(style.SMALL))
     axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
   legend = figure.legend(
@@ -230,10 +224,8 @@ def posterior_scatter(contexts, t, draws, exact, *, title: str = ""):
   return figure
 
 
-def curves(
-  metrics: Mapping[str, tuple], *, title: str = "", x_label: str = "step", y_label: str = ""
-):
-  """Curves in one chart; the y axis is logarithmic if all values are positive and differ by 3 times.
+def curves(metrics: Mapping[str, tuple], *, title: str = "", x_label: str = "step", y_label: str = ""):
+  """Curves in one chart, with a logarithmic y axis if all values are positive and differ threefold.
 
   Args:
     metrics: name -> (steps (n,), values (n,)); values that are not finite leave a gap.

@@ -52,9 +52,7 @@ def tidy(axes, *, grid: bool = False) -> None:
   """Two thin spines, small ticks, the common font; optionally faint horizontal lines."""
   axes.spines[["top", "right"]].set_visible(False)
   axes.spines[["left", "bottom"]].set(color=MUTED, linewidth=0.6)
-  axes.tick_params(
-    which="both", colors=MUTED, labelsize=SMALL, labelfontfamily=FONT, width=0.6, length=3
-  )
+  axes.tick_params(which="both", colors=MUTED, labelsize=SMALL, labelfontfamily=FONT, width=0.6, length=3)
   if grid:
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)

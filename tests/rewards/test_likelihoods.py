@@ -48,7 +48,7 @@ def test_log_normaliser_of_the_tilt_is_the_mean_of_exp_reward():
   ("change", "message"),
   [
     ({"matrix": np.ones(2)}, r"matrix must have shape \(any, any\); got \(2,\)"),
-    ({"observed": np.ones(2)}, r"observed must have shape \(1\); got \(2,\)"),
+    ({"observed": np.ones(2)}, r"observed must have shape \(1,\); got \(2,\)"),
     ({"sigma": 0.0}, "sigma must be a positive number; got 0.0"),
     ({"sigma": np.nan}, "sigma must be a positive number; got nan"),
     ({"observed": np.array([np.inf])}, "observed must be finite"),

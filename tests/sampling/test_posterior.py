@@ -80,7 +80,7 @@ def toy_velocity(s, u, x_s, t, x_t, cond):
   return out if cond is None else out + cond["label"].astype(x_s.dtype)[:, None]
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 5, 7, 20])
+@pytest.mark.parametrize("chunk", [1, 3, 20])
 def test_chunks_change_nothing(chunk):
   t, x_t = jnp.array([0.1, 0.5, 0.9]), jax.random.normal(jax.random.key(0), (3, 2))
   cond = {"label": jnp.arange(3)}
@@ -160,7 +160,7 @@ def test_one_step_refinement_from_zero_is_one_posterior_draw():
     ({"draws": 0}, "draws must be at least 1; got 0"),
     ({"chunk": 0}, "chunk must be at least 1; got 0"),
     ({"steps": 0}, "steps must be at least 1; got 0"),
-    ({"t": jnp.zeros(3)}, r"t must have shape \(2\); got \(3,\)"),
+    ({"t": jnp.zeros(3)}, r"t must have shape \(2,\); got \(3,\)"),
     ({"t": jnp.full(2, 1.5)}, r"t must lie in \[0.0, 1.0\]; got 1.5"),
     ({"noise": jnp.zeros((2, 3, 1))}, r"noise must have shape \(2, 4, 1\); got \(2, 3, 1\)"),
     ({"key": None}, "key must be given"),

@@ -76,9 +76,10 @@ def test_dps_is_the_gradient_of_the_reward_at_the_denoiser(interpolant):
   with jax.enable_x64(True):
     prior, h = oracles.paper_mixture(), 1e-5
     t, x = jnp.array([0.1, 0.5, 0.9]), jax.random.normal(jax.random.key(0), (3, 2), jnp.float64)
-    found = drifts.dps_gradient(oracles.as_marginal(prior, interpolant), interpolant, REWARD)(t, x)
-    at = lambda x: REWARD(oracles.denoiser(prior, interpolant, t, x))  # noqa: E731
-    columns = [(at(x + h * e) - at(x - h * e)) / (2 * h) for e in jnp.eye(2)]
+    gradient = drifts.dps_gradient(oracles.as_marginal(prior, interpolant), interpolant, REWARD)
+    found = jax.jit(gradient)(t, x)
+    at = jax.jit(lambda x: REWARD(oracles.denoiser(prior, interpolant, t, x)))
+    columns = [(at(x + h * e) - at(x - h * e)) / (2 * h) for e in jnp.eye(2)[:, None]]
   np.testing.assert_allclose(found, jnp.stack(columns, axis=1), rtol=1e-6, atol=1e-6)
 
 
