@@ -46,14 +46,18 @@ lint: $(READY)
 
 ifeq ($(strip $(UV)),)
   NEEDS    := venv, ensurepip
+  HAS      := pip
   NEW_VENV  = $$python -m venv $(VENV)
   INSTALL  := $(RUN) pip install --quiet --disable-pip-version-check
-  HINT     := the messages above are those of pip
+  DURATION := one or two minutes
+  HINT     := the reason stands above
 else
   NEEDS    := sys
+  HAS      := sys
   NEW_VENV  = $(UV) venv --quiet --seed --python "$$($$python -c 'import sys; print(sys.executable)')" $(VENV)
   INSTALL  := $(UV) pip install --quiet --python $(VENV)/bin/python
-  HINT     := uv does not read the configuration files of pip; "make setup UV=" installs with pip
+  DURATION := half a minute
+  HINT     := uv does not read the configuration files of pip, make setup UV= installs with pip
   # It does not read pip's environment either: what is set there is handed on in uv's terms.
   space := $(subst ,, )
   comma := ,
@@ -79,23 +83,22 @@ SUPPORTED := import sys, $(NEEDS); sys.exit(sys.version_info < (3, 11))
 # Redone when what is to be installed changes. The stamp is touched last: a broken installation is tried again.
 $(READY): requirements.txt setup.cfg
 	@set -eu; \
-	if ! $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	trap 'status=$$?; [ $$status = 0 ] || echo "make setup failed; $(HINT)." >&2' EXIT; \
+	if ! $(VENV)/bin/python -c 'import sys, $(HAS); sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	  found=; \
 	  for python in $(CANDIDATES); do \
 	    if $$python -c '$(SUPPORTED)' >/dev/null 2>&1; then found=$$python; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
-	    echo 'make setup needs Python >= 3.11 with its venv module; none works of: $(CANDIDATES)' >&2; \
+	    echo 'Python >= 3.11 with its venv module is needed; none works of: $(CANDIDATES).' >&2; \
 	    echo 'On Debian or Ubuntu: apt install python3 python3-venv. Elsewhere: make setup PYTHON=<interpreter>.' >&2; \
-	    exit 1; \
+	    trap - EXIT; exit 1; \
 	  fi; \
 	  rm -rf $(VENV); \
 	  $(NEW_VENV); \
 	fi; \
-	echo "Installing into $(VENV) for $$($(VENV)/bin/python -V) (a minute or two with pip, seconds with uv) ..."; \
-	if ! { $(INSTALL) -r requirements.txt && $(INSTALL) --no-deps --no-build-isolation -e .; }; then \
-	  echo 'make setup could not install: $(HINT).' >&2; \
-	  exit 1; \
-	fi; \
+	echo "Installing into $(VENV) for $$($(VENV)/bin/python -V) ($(DURATION)) ..."; \
+	$(INSTALL) -r requirements.txt; \
+	$(INSTALL) --no-deps --no-build-isolation -e .; \
 	touch $@; \
 	echo 'Ready: $(VENV).'

@@ -1,4 +1,4 @@
-"""Posterior and value fidelity of a trained map, as tables.
+"""Posterior and value fidelity of a trained map, and its use of every input, as tables.
 
 python -m experiments.evaluate --workdir=runs/gmm --metrics=posterior,value
 """
@@ -12,8 +12,8 @@ from mfm_jax.training import fidelity
 from mfm_jax.training.run import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Run folder.")
-_METRICS = flags.DEFINE_list("metrics", ["posterior"], "Of posterior, value.")
-_CONTEXTS = flags.DEFINE_integer("contexts", 64, "Noisy states at each t.", lower_bound=1)
+_METRICS = flags.DEFINE_list("metrics", ["posterior"], "Of posterior, value, conditioning.")
+_CONTEXTS = flags.DEFINE_integer("contexts", 0, "Noisy states at each t; 0: the metric's default.")
 _DRAWS = flags.DEFINE_integer("draws", 0, "Posterior draws a context; 0: the metric's default.")
 _STEPS = flags.DEFINE_integer("steps", 1, "Jumps of the map.", lower_bound=1)
 _TIMES = flags.DEFINE_list("times", [], "Values of t; default those of the paper's tables.")

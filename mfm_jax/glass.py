@@ -86,17 +86,12 @@ def _linear(s: Array, t: Array) -> Coefficients:
   root = jnp.hypot(t * a_s, s * a_t)  # sqrt d
   scale = 1.0 / (a_t * a_s + root)
   p, q = t * a_s / root, s * a_t / root
-  # The bracket of v_{s,s} over sqrt d is A - B, A = q a_t - t p, B = a_t, with signs as in MATH 3. For A > 0
-  # it cancels: A - B = (A^2 - B^2) / (A + B), where A^2 - B^2 = t p [t p - a_t^2 (1 + s) / sqrt d].
-  big_a = q * a_t - t * p
-  positive = big_a > 0
-  rewritten = p * (t * (t * p) - a_t * (a_t * (t / root)) * (1.0 + s))
-  bracket = jnp.where(positive, rewritten / jnp.where(positive, big_a + a_t, 1.0), big_a - a_t)
   return Coefficients(
     time=root * scale,
     x_t_in_star=scale * p * a_s,
     x_s_in_star=scale * q * a_t,
-    x_s=scale * bracket,
+    # The bracket of MATH 3 over sqrt d is a_t (q - 1) - t p; with q - 1 = -p^2 / (1 + q) nothing cancels.
+    x_s=-scale * p * (t + a_t * p / (1.0 + q)),
     x_t=scale * p,
     velocity=scale * a_t,
   )

@@ -325,7 +325,9 @@ def _velocity_at(mixture: GaussianMixture, a, b, da, db, x: Array) -> Array:
 
 def _schedules(interpolant: Interpolant, t: Array) -> tuple[Array, Array]:
   """a, b at t, with a clipped so that a component without variance has no singular I_1."""
-  return jnp.maximum(interpolant.a(t), CLIP), interpolant.b(t)
+  a = interpolant.a(t)
+  # Only the value is clipped: a derivative in t at t = 1 (MATH 4.7) is the one of a itself.
+  return a + jax.lax.stop_gradient(jnp.maximum(a, CLIP) - a), interpolant.b(t)
 
 
 def _rates(interpolant: Interpolant, t: Array) -> tuple[Array, Array, Array, Array]:

@@ -1,5 +1,7 @@
 """Identities of the flow map, with two exact maps: Gaussian data in closed form, a mixture by its ODE."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,20 +13,25 @@ from mfm_jax.interpolants import INTERPOLANTS, Linear
 BOTH = pytest.mark.parametrize("interpolant", INTERPOLANTS.values(), ids=INTERPOLANTS.keys())
 # The closed form is exact to rounding, the mixture to the error of its Runge-Kutta steps.
 TOLERANCE = {"gaussian": 1e-8, "mixture": 1e-6}
-MIXTURE = dict(
-  weights=[0.5, 0.2, 0.3],
-  means=[[-1.5, 0.5], [0.3, -1.0], [2.0, 1.0]],
-  covs=[[[0.5, 0.3], [0.3, 0.4]], [[0.1, 0.0], [0.0, 0.9]], [[0.3, -0.1], [-0.1, 0.2]]],
-)
+N = 30
+MIXTURE = {
+  "weights": [0.5, 0.2, 0.3],
+  "means": [[-1.5, 0.5], [0.3, -1.0], [2.0, 1.0]],
+  "covs": [[[0.5, 0.3], [0.3, 0.4]], [[0.1, 0.0], [0.0, 0.9]], [[0.3, -0.1], [-0.1, 0.2]]],
+}
 
 
+@functools.cache
 def exact_map(kind, interpolant):
   if kind == "mixture":
-    return oracles.as_velocity(oracles.gaussian_mixture(**MIXTURE), interpolant, steps=128)
-  return precondition.precondition(
-    lambda s, u, x_s, t, x_t, cond: jnp.zeros_like(x_s),
-    precondition.GaussianSkip(interpolant=interpolant, data_std=0.8),
-  )
+
+    def velocity(*arguments):
+      mixture = oracles.gaussian_mixture(**MIXTURE)  # inside, so that it has the test's precision
+      return oracles.as_velocity(mixture, interpolant, steps=128)(*arguments)
+
+    return jax.jit(velocity)
+  skip = precondition.GaussianSkip(interpolant=interpolant, data_std=0.8)
+  return jax.jit(precondition.precondition(lambda s, u, x_s, t, x_t, cond: jnp.zeros_like(x_s), skip))
 
 
 def states(n, seed=0):
@@ -39,8 +46,8 @@ def states(n, seed=0):
 def test_semigroup(kind, interpolant):
   """X_{w,u}(X_{s,w}(x)) = X_{s,u}(x), up to u = 1."""
   velocity = exact_map(kind, interpolant)
-  t, x_s, x_t = states(30)
-  s, w, u = jnp.asarray(np.sort(np.random.default_rng(1).uniform(0, 1, (3, 30)), axis=0))
+  t, x_s, x_t = states(N)
+  s, w, u = jnp.asarray(np.sort(np.random.default_rng(1).uniform(0, 1, (3, N)), axis=0))
   s, u = s.at[:10].set(0.0), u.at[5:15].set(1.0)
   halfway = flow_map.flow_map(velocity, s, w, x_s, t, x_t)
   twice = flow_map.flow_map(velocity, w, u, halfway, t, x_t)
@@ -52,8 +59,8 @@ def test_semigroup(kind, interpolant):
 @BOTH
 @pytest.mark.parametrize("kind", TOLERANCE)
 def test_no_time_passes_no_state_moves(kind, interpolant):
-  t, x_s, x_t = (value.astype(jnp.float32) for value in states(20))
-  s = jnp.linspace(0.0, 1.0, 20)
+  t, x_s, x_t = (value.astype(jnp.float32) for value in states(N))
+  s = jnp.linspace(0.0, 1.0, N)
   moved = flow_map.flow_map(exact_map(kind, interpolant), s, s, x_s, t, x_t)
   np.testing.assert_array_equal(moved, x_s)
 
@@ -64,11 +71,9 @@ def test_no_time_passes_no_state_moves(kind, interpolant):
 def test_the_map_follows_its_own_diagonal(kind, interpolant):
   """d/du X_{s,u}(x) = v_{u,u}(X_{s,u}(x)): the Lagrangian equation."""
   velocity = exact_map(kind, interpolant)
-  t, x_s, x_t = states(20)
-  s, u = jnp.asarray(np.sort(np.random.default_rng(2).uniform(0, 0.95, (2, 20)), axis=0))
-  X, rate = jax.jvp(
-    lambda u: flow_map.flow_map(velocity, s, u, x_s, t, x_t), (u,), (jnp.ones_like(u),)
-  )
+  t, x_s, x_t = states(N)
+  s, u = jnp.asarray(np.sort(np.random.default_rng(2).uniform(0, 0.95, (2, N)), axis=0))
+  X, rate = jax.jvp(lambda u: flow_map.flow_map(velocity, s, u, x_s, t, x_t), (u,), (jnp.ones_like(u),))
   np.testing.assert_allclose(rate, velocity(u, u, X, t, x_t, None), atol=TOLERANCE[kind] * 30)
 
 
@@ -77,7 +82,7 @@ def test_the_map_follows_its_own_diagonal(kind, interpolant):
 @pytest.mark.parametrize("kind", TOLERANCE)
 def test_posterior_draws_in_one_and_four_steps_agree(kind, interpolant):
   velocity = exact_map(kind, interpolant)
-  t, noise, x_t = states(40, seed=3)
+  t, noise, x_t = states(N, seed=3)
   once = flow_map.posterior_map(velocity, noise, t, x_t)
   steps = jax.jit(lambda noise, t, x_t: flow_map.posterior_map(velocity, noise, t, x_t, steps=4))(
     noise, t, x_t
@@ -93,8 +98,8 @@ def test_posterior_draws_in_one_and_four_steps_agree(kind, interpolant):
 def test_marginal_velocity_is_that_of_the_data_law(interpolant):
   mixture = oracles.gaussian_mixture(**MIXTURE)
   marginal = flow_map.marginal_velocity(exact_map("mixture", interpolant))
-  _, x, _ = states(30)
-  t = jnp.linspace(0.0, 1.0, 30)
+  _, x, _ = states(N)
+  t = jnp.linspace(0.0, 1.0, N)
   np.testing.assert_allclose(
     marginal(t, x), oracles.velocity(mixture, interpolant, t, x), rtol=1e-8, atol=1e-8
   )
@@ -107,9 +112,10 @@ def test_posterior_draws_are_differentiable_in_context_and_noise():
   direction = jnp.ones_like(x_t)
   h = 1e-6
   for steps in (1, 3):
-    draw = lambda noise, x_t, steps=steps: flow_map.posterior_map(
-      velocity, noise, t, x_t, steps=steps
-    )
+
+    def draw(noise, x_t, steps=steps):
+      return flow_map.posterior_map(velocity, noise, t, x_t, steps=steps)
+
     for tangents in ((direction, 0 * direction), (0 * direction, direction)):
       slope = jax.jvp(draw, (noise, x_t), tangents)[1]
       ahead, behind = (draw(noise + d * tangents[0], x_t + d * tangents[1]) for d in (h, -h))
@@ -139,22 +145,22 @@ def test_conditioning_and_image_shapes_pass_through():
   assert all(call[5]["label"].shape == (3,) for call in seen)
 
 
-GOOD = dict(s=[0.1, 0.2], u=[0.5, 0.2], x_s=np.zeros((2, 3)), t=[0.0, 1.0], x_t=np.zeros((2, 3)))
+GOOD = {"s": [0.1, 0.2], "u": [0.5, 0.2], "x_s": np.zeros((2, 3)), "t": [0.0, 1.0], "x_t": np.zeros((2, 3))}
 
 
 @pytest.mark.parametrize(
   ("bad", "message"),
   [
-    (dict(s=[0.6, 0.2]), r"s <= u must hold; got s=0.6\d*, u=0.5"),
-    (dict(t=[0.0, 1.5]), r"t must lie in \[0.0, 1.0\]; got 1.5"),
-    (dict(t=[-0.25, 1.0]), r"t must lie in \[0.0, 1.0\]; got -0.25"),
-    (dict(s=[-1.0, 0.2]), r"s must lie in \[0.0, 1.0\]; got -1.0"),
-    (dict(u=[0.5, 2.0]), r"u must lie in \[0.0, 1.0\]; got 2.0"),
-    (dict(u=[0.5, np.nan]), r"u must lie in \[0.0, 1.0\]; got nan"),
-    (dict(t=[0.5]), r"t must have shape \(2,\); got \(1,\)"),
-    (dict(s=0.5), r"s must have shape \(2,\); got \(\)"),
-    (dict(x_t=np.zeros((2, 4))), r"x_t must have shape \(2, 3\); got \(2, 4\)"),
-    (dict(x_t=np.zeros((1, 3))), r"x_t must have shape \(2, 3\); got \(1, 3\)"),
+    ({"s": [0.6, 0.2]}, r"s <= u must hold; got s=0.6\d*, u=0.5"),
+    ({"t": [0.0, 1.5]}, r"t must lie in \[0.0, 1.0\]; got 1.5"),
+    ({"t": [-0.25, 1.0]}, r"t must lie in \[0.0, 1.0\]; got -0.25"),
+    ({"s": [-1.0, 0.2]}, r"s must lie in \[0.0, 1.0\]; got -1.0"),
+    ({"u": [0.5, 2.0]}, r"u must lie in \[0.0, 1.0\]; got 2.0"),
+    ({"u": [0.5, np.nan]}, r"u must lie in \[0.0, 1.0\]; got nan"),
+    ({"t": [0.5]}, r"t must have shape \(2,\); got \(1,\)"),
+    ({"s": 0.5}, r"s must have shape \(2,\); got \(\)"),
+    ({"x_t": np.zeros((2, 4))}, r"x_t must have shape \(2, 3\); got \(2, 4\)"),
+    ({"x_t": np.zeros((1, 3))}, r"x_t must have shape \(2, 3\); got \(1, 3\)"),
   ],
 )
 def test_bad_arguments_are_errors(bad, message):
@@ -169,6 +175,4 @@ def test_bad_arguments_are_errors(bad, message):
 
 def test_posterior_map_needs_a_step():
   with pytest.raises(ValueError, match="steps must be at least 1; got 0"):
-    flow_map.posterior_map(
-      lambda *_: 1 / 0, jnp.zeros((2, 3)), jnp.zeros(2), jnp.zeros((2, 3)), steps=0
-    )
+    flow_map.posterior_map(lambda *_: 1 / 0, jnp.zeros((2, 3)), jnp.zeros(2), jnp.zeros((2, 3)), steps=0)

@@ -63,9 +63,7 @@ def test_schedules_and_their_rates(name):
   interpolant = interpolants.get(name)
   t = np.linspace(0.0, 1.0, 101)
   a, b, da, db = SCHEDULES[name](t)
-  for actual, expected in zip(
-    (interpolant.a, interpolant.b, interpolant.da, interpolant.db), (a, b, da, db)
-  ):
+  for actual, expected in zip((interpolant.a, interpolant.b, interpolant.da, interpolant.db), (a, b, da, db)):
     np.testing.assert_allclose(actual(jnp.asarray(t)), expected, atol=1e-14)
   np.testing.assert_allclose(interpolant.w(jnp.asarray(t)), a * db - da * b, atol=1e-14)
   h = 1e-5  # central differences: error h^2 a''' / 6 + 1e-16 / h
@@ -116,15 +114,13 @@ def test_conversions_agree_with_a_law_of_atoms(name):
   t, x = points()
   velocity, denoised, score, _ = reference(name, t, x)
   t, x = jnp.asarray(t), jnp.asarray(x)
-  close = dict(rtol=1e-8, atol=1e-8)
+  close = {"rtol": 1e-8, "atol": 1e-8}
   from_denoiser = interpolants.velocity_from_denoiser(interpolant, t, x, jnp.asarray(denoised))
   np.testing.assert_allclose(from_denoiser, velocity, **close)
   from_score = interpolants.velocity_from_score(interpolant, t, x, jnp.asarray(score))
   np.testing.assert_allclose(from_score, velocity, **close)
   v = jnp.asarray(velocity)
-  np.testing.assert_allclose(
-    interpolants.denoiser_from_velocity(interpolant, t, x, v), denoised, **close
-  )
+  np.testing.assert_allclose(interpolants.denoiser_from_velocity(interpolant, t, x, v), denoised, **close)
   np.testing.assert_allclose(
     interpolants.score_from_velocity(interpolant, t, x, v), score, rtol=1e-8, atol=1e-6
   )  # the score reaches 1e4 at t = 0.99 for states far from the atoms
@@ -151,9 +147,7 @@ def test_conversions_invert_each_other(interpolant):
   score = interpolants.score_from_velocity(interpolant, t, x, v)
   again = interpolants.velocity_from_denoiser(interpolant, t, x, denoised)
   np.testing.assert_allclose(again, v, atol=1e-8)
-  np.testing.assert_allclose(
-    interpolants.velocity_from_score(interpolant, t, x, score), v, atol=1e-8
-  )
+  np.testing.assert_allclose(interpolants.velocity_from_score(interpolant, t, x, score), v, atol=1e-8)
 
 
 @pytest.mark.usefixtures("x64")

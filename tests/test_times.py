@@ -52,9 +52,7 @@ def test_inner_times_are_two_sorted_uniforms():
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 def test_annealing_scales_the_distance_about_the_middle(progress):
   s, u = times.inner_times(jax.random.key(4), (N,))
-  s_annealed, u_annealed = times.inner_times(
-    jax.random.key(4), (N,), progress=jnp.float32(progress)
-  )
+  s_annealed, u_annealed = times.inner_times(jax.random.key(4), (N,), progress=jnp.float32(progress))
   np.testing.assert_allclose(u_annealed - s_annealed, progress * (u - s), atol=2e-7)
   np.testing.assert_allclose(u_annealed + s_annealed, u + s, atol=2e-7)
   assert (s_annealed <= u_annealed).all()

@@ -15,6 +15,7 @@ def get_config(mode: str = ""):
   config.batch_size = 128
   config.model.name, config.model.width, config.model.depth = "vit", 128, 4
   config.model.patch = 4
+  config.draws.label_dropout = 0.4  # posteriors and steering use the map without a label
   config.loss.weighting = "l2"
   config.optimizer.learning_rate = 1e-3
   config.ema = (0.99, 0.998)

@@ -53,7 +53,7 @@ class DrawConfig:
   guidance_scales: tuple[float, ...] = ()  # scales to train besides 1
   guidance_base_rate: float = 0.25  # share of labelled examples at scale 1 (p_base of MATH 5)
   anneal_start: int = 0  # u - s grows from 0 at this step
-  anneal_end: int = 0  # to its full law at this one
+  anneal_end: int = 0  # to its full law at this one; 0 is off
 
   def __post_init__(self):
     checks.at_least("context_power", self.context_power, 1e-6)
@@ -61,10 +61,12 @@ class DrawConfig:
       checks.in_interval(name, getattr(self, name))
     for scale in self.guidance_scales:
       checks.at_least("guidance scale", scale, 1.0)
-    if self.guidance_scales and not (self.num_classes and self.label_dropout > 0):
+    checks.at_least("anneal_start", self.anneal_start, 0)
+    checks.ordered("anneal_start", self.anneal_start, "anneal_end", self.anneal_end)
+    if self.guidance_scales and not self.label_dropout > 0:
       raise ValueError(
-        "guidance_scales need labelled data and label_dropout > 0, or v(.; null) is never trained; got "
-        f"num_classes={self.num_classes}, label_dropout={self.label_dropout}"
+        "label_dropout must be positive with guidance_scales, or v(.; null) is never trained; got "
+        f"label_dropout={self.label_dropout}, guidance_scales={self.guidance_scales}"
       )
 
 
@@ -73,6 +75,9 @@ def draw(key: PRNGKey, batch: dict[str, Array], step: Array | int, config: DrawC
 
   Where t = 0 the context carries nothing; half of those rows get x_t = 0 (the argument of the marginal
   velocity, MATH 2.3) and half the noise that x_0 is, so that the network is trained at both.
+
+  Raises:
+    ValueError: guidance scales for data without labels.
   """
   x1 = batch["x1"]
   rows = x1.shape[:1]
@@ -84,7 +89,9 @@ def draw(key: PRNGKey, batch: dict[str, Array], step: Array | int, config: DrawC
 
   t = times.context_times(keys["t"], rows, power=config.context_power, zero_rate=config.context_zero_rate)
   empty = (t == 0.0) & jax.random.bernoulli(keys["empty"], 0.5, rows)
-  progress = times.anneal_progress(step, config.anneal_start, config.anneal_end)
+  progress = 1.0
+  if config.anneal_end:
+    progress = times.anneal_progress(step, config.anneal_start, config.anneal_end)
   s, u = times.inner_times(keys["pair"], rows, progress=progress)
   label, guidance = _conditioning(keys, batch, config)
   return Draws(
@@ -105,6 +112,10 @@ def draw(key: PRNGKey, batch: dict[str, Array], step: Array | int, config: DrawC
 def _conditioning(keys, batch, config):
   """Labels after dropout, and a guidance scale that is 1 for dropped labels (MATH 5)."""
   if not config.num_classes:
+    if config.guidance_scales:
+      raise ValueError(
+        f"guidance_scales need labelled data; got guidance_scales={config.guidance_scales}, num_classes=0"
+      )
     return None, None
   rows = batch["label"].shape
   dropped = jax.random.bernoulli(keys["label"], config.label_dropout, rows)

@@ -30,7 +30,7 @@ def guided_teacher(marginal: MarginalVelocity, null_label: int) -> MarginalVeloc
   """
 
   def guided(t: Array, x: Array, cond: Cond = None) -> Array:
-    if cond is None or "guidance" not in cond:
+    if cond is None or "guidance" not in cond or "label" not in cond:
       return marginal(t, x, cond)
     labelled = {"label": cond["label"]}
     unlabelled = {"label": jnp.full_like(cond["label"], null_label)}

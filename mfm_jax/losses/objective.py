@@ -44,6 +44,9 @@ class Objective:
     checks.one_of("consistency", self.consistency, (*CONSISTENCIES, "none"))
     checks.one_of("weighting", self.weighting, weighting.WEIGHTINGS)
     checks.one_of("lagrangian_form", self.lagrangian_form, consistency.LAGRANGIAN_FORMS)
+    for name in ("diagonal_power", "consistency_power", "warmup"):
+      checks.at_least(name, getattr(self, name), 0)
+    checks.at_least("offset", self.offset, 1e-12)  # 0 would make the weight of a zero error infinite
 
   @property
   def needs_teacher(self) -> bool:
@@ -137,10 +140,10 @@ class _Terms:
     return self.mean(s, s, x)
 
   def from_teacher(self, s, x):
+    """GLASS(teacher). Not frozen here: the published Lagrangian form has its gradient through x."""
     d = self.draws
     guided = guidance.guided_teacher(self.teacher, self.config.null_label)
-    inner = glass.inner_velocity(guided, self.interpolant, s, x, d.t, self.x_t, d.cond)
-    return jax.lax.stop_gradient(inner)  # the teacher is a constant of MATH 4.2, 4.5, 4.8
+    return glass.inner_velocity(guided, self.interpolant, s, x, d.t, self.x_t, d.cond)
 
   def from_data(self, s, noise, x):
     """dI_s/ds, plus model guidance where scales are trained (MATH 5.1)."""
@@ -157,7 +160,7 @@ class _Terms:
     d = self.draws
     x = interpolate(self.interpolant, d.r, d.e_r, d.x1)
     if self.config.diagonal == "teacher":
-      return self.own(d.r, x), self.from_teacher(d.r, x)
+      return self.own(d.r, x), jax.lax.stop_gradient(self.from_teacher(d.r, x))  # MATH 4.2
     return self.own(d.r, x), self.from_data(d.r, d.e_r, x)
 
   def consistency(self):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from mfm_jax import checks
 from mfm_jax.types import Array
 
 WEIGHTINGS = ("l2", "adaptive", "log")
@@ -10,7 +11,8 @@ WEIGHTINGS = ("l2", "adaptive", "log")
 
 def squared_error(prediction: Array, target: Array) -> Array:
   """Sum over each sample of the squared difference, in float32 at least: (B, ...) -> (B,)."""
-  difference = (prediction - target).astype(jnp.promote_types(prediction.dtype, jnp.float32))
+  dtype = jnp.promote_types(prediction.dtype, jnp.float32)
+  difference = prediction.astype(dtype) - target.astype(dtype)
   return jnp.sum(difference**2, axis=tuple(range(1, difference.ndim)))
 
 
@@ -35,8 +37,12 @@ def weighted(
 
   Returns:
     (B,).
+
+  Raises:
+    ValueError: a log_variance that is not (B,), which would broadcast to all pairs of examples.
   """
   w = jnp.zeros_like(delta) if log_variance is None else log_variance
+  checks.shape("log_variance", w, delta.shape)
   if kind == "log":
     return jnp.log1p(delta / size * jnp.exp(-w)) + 0.5 * w
   if kind == "adaptive":

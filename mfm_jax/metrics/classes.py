@@ -1,6 +1,7 @@
 """Do samples belong to the class that was asked for? A judge that is independent of the network."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -114,4 +115,4 @@ def _flat(x, shape: tuple[int, ...]) -> np.ndarray:
   checks.shape("x", x, (None, *shape))
   if not np.isfinite(x).all():
     raise ValueError(f"x must be finite; got {x[~np.isfinite(x)][0]}")
-  return x.reshape(len(x), -1)
+  return x.reshape(len(x), math.prod(shape))

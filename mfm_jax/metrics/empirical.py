@@ -54,7 +54,8 @@ def posterior_weights(interpolant: Interpolant, t, x_t, data, *, prior=None) -> 
   log_prior = _log_prior(prior, contexts, n)
   a, b = _schedules(interpolant, np.broadcast_to(np.asarray(t, np.float64), (contexts,)))
 
-  data, x_t = data.reshape(n, -1), x_t.reshape(contexts, -1)
+  data = data.reshape(n, -1)
+  x_t = x_t.reshape(contexts, data.shape[1])
   half_square = 0.5 * (data**2).sum(1)
   weights = np.empty((contexts, n))
   rows = max(1, BLOCK // n)

@@ -63,17 +63,14 @@ def class_row(
 
   def judged(x):
     labels = judge.predict(x.reshape(-1, *x.shape[2:])).reshape(contexts, draws)
-    return frequencies(labels)
-
-  def frequencies(labels):
-    return np.stack([classes.class_frequencies(row, num_classes) for row in labels])
+    return classes.class_frequencies(labels, num_classes)
 
   resampled = np.stack([rng.choice(num_classes, draws, p=row / row.sum()) for row in exact])
   prior = classes.class_frequencies(train["label"], num_classes)
   tables = {
     "class_tv": judged(drawn),
     "class_tv_rollouts": judged(rollouts),
-    "class_tv_floor": frequencies(resampled),
+    "class_tv_floor": classes.class_frequencies(resampled, num_classes),
     "class_tv_prior": np.broadcast_to(prior, exact.shape),
   }
   return {name: float(np.mean(classes.total_variation(table, exact))) for name, table in tables.items()}

@@ -43,9 +43,14 @@ class Model:
   """A network as pure functions of its parameters {"net": ..., ["log_weight": ...]}."""
 
   init: Callable[[PRNGKey], PyTree]
-  velocity: Callable[[PyTree], Velocity]
+  net: Callable[[PyTree], Velocity]  # the bare network
+  wrap: Callable[[Velocity], Velocity]  # the Gaussian skip around it, or nothing
   log_weight: Callable[[PyTree], Callable[[Array, Array, Array], Array]] | None
   loss_weight: Callable[[Array, Array], Array] | None  # MATH 9, None without the skip
+
+  def velocity(self, params: PyTree) -> Velocity:
+    """The mean velocity at `params`."""
+    return self.wrap(self.net(params))
 
 
 def build(
@@ -66,8 +71,11 @@ def build(
     skip: the Gaussian skip, used where config.precondition.
 
   Raises:
-    ValueError: a vit for examples that are not images, or whose sides the patch does not divide.
+    ValueError: a vit for examples that are not images, or whose sides the patch does not divide; guidance
+      without labels. The velocity raises for a key of cond that is no input of the network.
   """
+  if guided and not num_classes:
+    raise ValueError(f"a guidance scale needs labelled data; got guided={guided}, num_classes={num_classes}")
   dtype = DTYPES[config.dtype]
   common = {
     "width": config.width,
@@ -79,10 +87,13 @@ def build(
   if config.name == "vit":
     if len(shape) != 3:
       raise ValueError(f"model.name=vit needs images (H, W, C); got examples of shape {shape}")
+    if shape[0] % config.patch or shape[1] % config.patch:
+      raise ValueError(f"model.patch must divide the image; got patch {config.patch}, examples of {shape}")
     net: nn.Module = vit.ViT(heads=config.heads, patch=config.patch, **common)
   else:
     net = mlp.MLP(**common)
   log_weight = layers.LogWeight()
+  inputs = ("label",) * bool(num_classes) + ("guidance",) * guided
 
   def init(key: PRNGKey) -> PyTree:
     key_net, key_weight = jax.random.split(key)
@@ -96,6 +107,9 @@ def build(
   def bare(params: PyTree) -> Velocity:
     def velocity(s, u, x_s, t, x_t, cond: Cond):
       cond = cond or {}
+      for name in cond:
+        if name not in inputs:
+          raise ValueError(f"cond may hold {inputs} for this network; got {name!r}")
       label, guidance = cond.get("label"), cond.get("guidance")
       return net.apply({"params": params["net"]}, s, u, x_s, t, x_t, label, guidance)
 
@@ -106,7 +120,8 @@ def build(
 
   return Model(
     init=init,
-    velocity=(lambda p: precondition(bare(p), skip)) if config.precondition else bare,
+    net=bare,
+    wrap=(lambda net: precondition(net, skip)) if config.precondition else (lambda net: net),
     log_weight=log_weight_of if config.learned_weight else None,
     loss_weight=skip.loss_weight if config.precondition else None,
   )

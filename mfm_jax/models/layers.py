@@ -53,8 +53,8 @@ class Conditioning(nn.Module):
     if self.guided:
       scale = jnp.ones_like(s) if guidance is None else guidance
       # log w is 0 at scale 1, so the unguided network is the one without this term.
-      log_scale = jnp.log(scale)[:, None] * jnp.ones((1, 1), self.dtype)
-      out = out + nn.Dense(self.width, use_bias=False, dtype=self.dtype, name="guidance")(log_scale)
+      gain = nn.Dense(self.width, use_bias=False, dtype=self.dtype, name="guidance")
+      out = out + gain(jnp.log(scale)[:, None])
     return nn.silu(out)
 
 

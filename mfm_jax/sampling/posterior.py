@@ -153,6 +153,10 @@ def over_chunks(
     return consume(carry, jax.vmap(integrators.draw_noise, (0, None), 1)(source, x_t))
 
   if remat:
+    if noise is None:
+      # The backward pass repeats the chunk's draws on purpose: no reuse of a key by mistake.
+      forward = body
+      body = lambda carry, source: forward(carry, jax.random.clone(source))  # noqa: E731
     body = jax.checkpoint(body)
   whole, rest = divmod(draws, chunk)
   outs = []

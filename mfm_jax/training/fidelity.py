@@ -1,4 +1,7 @@
-"""Posterior and value fidelity of a trained run: closed forms on mixtures, rollouts and data elsewhere."""
+"""Reports on a trained run: posterior and value fidelity, use of every conditioning input.
+
+Mixtures are compared with closed forms, images with GLASS rollouts and the training set's exact posterior.
+"""
 
 from collections.abc import Sequence
 
@@ -11,11 +14,13 @@ from mfm_jax.data.sources import to_pixels
 from mfm_jax.metrics import classes, closed_form, rollouts
 from mfm_jax.rewards import likelihoods
 from mfm_jax.training import generate
+from mfm_jax.training.conditioning import conditioning_rows
 from mfm_jax.training.run import Run
 
 IMAGE_TIMES = (0.1, 0.2, 0.3, 0.5, 0.8)
+ROLLOUT_STEPS = 30  # Heun steps of the GLASS reference
 INK = 20.0  # weight of the mean pixel in the value report's reward
-METRICS = ("posterior", "value")
+METRICS = ("posterior", "value", "conditioning")
 Rows = list[dict[str, float]]
 
 
@@ -24,7 +29,7 @@ def evaluate(
   metrics: Sequence[str],
   *,
   seed: int = 0,
-  contexts: int = 64,
+  contexts: int = 0,
   draws: int = 0,
   steps: int = 1,
   times: Sequence[float] = (),
@@ -35,25 +40,35 @@ def evaluate(
     run: a trained map.
     metrics: of METRICS.
     seed: of contexts and draws.
-    contexts: number of noisy states (posterior; the value report on mixtures takes four times as many).
+    contexts: number of noisy states at each t; 0 for 64 (mixture posterior), 256 (mixture value) or 32.
     draws: posterior draws a context; 0 for 1024 (mixture posterior), 16384 (mixture value) or 64.
     steps: jumps of the map.
     times: () for the defaults of the paper's tables.
 
   Raises:
-    ValueError: a plain flow, an unknown metric, data that are neither a mixture nor labelled images.
+      got = run.config.data.name
+      raise ValueError(f"metrics {draw_metrics} need a mixture or labelled images; got {got}")
   """
-  run.require_map()
   for metric in metrics:
     checks.one_of("metrics", metric, METRICS)
   for t in times:
     checks.in_interval("times", t)
-  key = jax.random.key(seed)
-  if run.config.data.name == "mixture":
-    return _mixture(run, metrics, key, contexts, draws, steps, times)
-  if not (run.info.image and run.info.num_classes):
-    raise ValueError(f"evaluate needs a mixture or labelled images; got {run.config.data.name}")
-  return _images(run, metrics, key, contexts, draws or 64, steps, times or IMAGE_TIMES)
+  key, out = jax.random.key(seed), {}
+  draw_metrics = [metric for metric in metrics if metric != "conditioning"]
+  if draw_metrics:
+    run.require_map()
+    if run.config.data.name == "mixture":
+      out |= _mixture(run, draw_metrics, key, contexts, draws, steps, times)
+    elif run.info.image and run.info.num_classes:
+      sizes = contexts or 32, draws or 64
+      out |= _images(run, draw_metrics, key, *sizes, steps, times or IMAGE_TIMES)
+    else:
+      raise ValueError(
+        f"metrics {draw_metrics} need a mixture or labelled images; got {run.config.data.name}"
+      )
+  if "conditioning" in metrics:
+    out["conditioning"] = conditioning_rows(run, seed=seed)
+  return out
 
 
 def _mixture(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]:
@@ -64,7 +79,7 @@ def _mixture(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows
       key,
       *common,
       times=times or closed_form.POSTERIOR_TIMES,
-      contexts=contexts,
+      contexts=contexts or 64,
       draws=draws or 1024,
       steps=steps,
     )
@@ -76,7 +91,7 @@ def _mixture(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows
         *common,
         reward,
         times=times or closed_form.VALUE_TIMES,
-        states=4 * contexts,
+        states=contexts or 256,
         draws=draws or 16384,
       )
   return out
@@ -94,7 +109,8 @@ def _images(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]
     given = {name: given[name] for name in ("t", "x_t")}
     drawn = generate.posterior_samples(run, keys[1], **given, num=draws, steps=steps)
     reference, again = (
-      generate.posterior_samples(run, key, **given, num=draws, sampler="glass") for key in keys[2:]
+      generate.posterior_samples(run, key, **given, num=draws, sampler="glass", steps=ROLLOUT_STEPS)
+      for key in keys[2:]
     )
     if "posterior" in metrics:
       row = rollouts.energy_row(drawn, reference, again)

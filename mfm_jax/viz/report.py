@@ -232,7 +232,7 @@ dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
   :root { --ink: #000000; --muted: #444444; --line: #bbbbbb; --paper: #ffffff; --soft: #ffffff; }
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
-  h2 { break-after: avoid; }
+  h2, p:has(+ figure), p:has(+ .scroll) { break-after: avoid; }
   figure, tr, footer { break-inside: avoid; }
   img { max-height: 22cm; width: auto; }
   .scroll { overflow: visible; } }

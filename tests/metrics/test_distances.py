@@ -59,8 +59,7 @@ def test_sliced_w2_floor_of_the_paper_tilt():
 
 def brute_force(x, y, kernel):
   within = [
-    np.mean([kernel(math.dist(p, q)) for p, q in itertools.permutations(sample, 2)])
-    for sample in (x, y)
+    np.mean([kernel(math.dist(p, q)) for p, q in itertools.permutations(sample, 2)]) for sample in (x, y)
   ]
   return sum(within) - 2.0 * np.mean([kernel(math.dist(p, q)) for p in x for q in y])
 
@@ -113,9 +112,7 @@ def test_unbiased_where_the_laws_agree(metric):
 def test_relative_posterior_sw2_is_the_mean_of_its_contexts():
   draws, exact = normal(0, 3, 50, 2), normal(1, 3, 50, 2)
   std = np.array([0.5, 1.0, 2.0])
-  expected = np.mean(
-    [distances.sliced_w2(draws[i], exact[i], directions=64) / std[i] for i in range(3)]
-  )
+  expected = np.mean([distances.sliced_w2(draws[i], exact[i], directions=64) / std[i] for i in range(3)])
   assert distances.relative_posterior_sw2(draws, exact, std) == pytest.approx(expected)
   # Scale-free: draws and deviation in other units.
   scale = np.array([10.0, 0.1, 3.0])

@@ -1,4 +1,4 @@
-"""The posterior over a finite set: brute-force Bayes with scipy's normal density, limits, priors."""
+"""The posterior over a finite set: Bayes' rule by brute force, limits, priors."""
 
 import numpy as np
 import pytest
@@ -58,6 +58,10 @@ def test_far_states_do_not_underflow():
   np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-12)
 
 
+def test_no_contexts_give_no_weights():
+  assert empirical.posterior_weights(Linear(), 0.5, DATA[:0], DATA).shape == (0, 9)
+
+
 def test_weights_do_not_depend_on_the_blocks(monkeypatch):
   t, x_t = RNG.uniform(size=7), RNG.normal(size=(7, 2, 3))
   prior = RNG.uniform(size=(7, 9))
@@ -98,7 +102,7 @@ def test_class_posterior_sums_the_weights_of_each_class():
   classes = empirical.class_posterior(weights, LABELS, 4)
   assert classes.shape == (4, 4)
   for k in range(4):
-    np.testing.assert_allclose(classes[:, k], weights[:, LABELS == k].sum(1), atol=1e-15)
+    np.testing.assert_allclose(classes[:, k], weights[:, k == LABELS].sum(1), atol=1e-15)
 
 
 @pytest.mark.parametrize(

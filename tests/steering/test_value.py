@@ -28,41 +28,51 @@ def rms(x):
 
 @pytest.mark.parametrize("interpolant", INTERPOLANTS, ids=NAMES)
 def test_value_and_gradients_reach_the_closed_form(interpolant):
-  t = jnp.repeat(jnp.array([0.1, 0.5, 0.9]), 8)
+  t = jnp.repeat(jnp.array([0.1, 0.5, 0.9]), 6)
   x_t = states(jax.random.key(0), PRIOR, interpolant, t)
-  velocity = oracles.as_velocity(PRIOR, interpolant, steps=16)
-  exact = oracles.value(PRIOR, interpolant, t, x_t, *CONSTANTS)
-  gradient = oracles.grad_value(PRIOR, interpolant, t, x_t, *CONSTANTS)
+  velocity = oracles.as_velocity(PRIOR, interpolant, steps=8)
   options = {"draws": 1024, "chunk": 256}
 
   @jax.jit
   def run(key):
-    keys = jax.random.split(key, 3)
+    key_value, key_gradient = jax.random.split(key)
     return (
-      value.estimate_value(keys[0], velocity, t, x_t, QUADRATIC, **options),
-      value.grad_value_gf(keys[1], velocity, interpolant, t, x_t, QUADRATIC, **options),
-      value.grad_value_g(keys[2], velocity, t, x_t, QUADRATIC, **options),
+      oracles.value(PRIOR, interpolant, t, x_t, *CONSTANTS),
+      oracles.grad_value(PRIOR, interpolant, t, x_t, *CONSTANTS),
+      value.estimate_value(key_value, velocity, t, x_t, QUADRATIC, **options),
+      value.grad_value_gf(key_gradient, velocity, interpolant, t, x_t, QUADRATIC, **options),
     )
 
-  estimate, gf, g = run(jax.random.key(1))
+  exact, gradient, estimate, gf = run(jax.random.key(1))
   assert (jnp.abs(estimate.value - exact) < 4 * estimate.standard_error).all()
   assert rms(estimate.standard_error) < 0.05
   assert rms(gf - gradient) < 0.1 * rms(gradient)
-  assert rms(g - gradient) < 0.2 * rms(gradient)
 
 
-@pytest.mark.parametrize("interpolant", INTERPOLANTS, ids=NAMES)
-def test_gf_error_falls_like_the_root_of_the_number_of_draws(interpolant):
+def test_g_reaches_the_closed_form():
+  """Through the mixture's own map, which bends in x_t; late, where G has the smaller error."""
+  t = jnp.repeat(jnp.array([0.5, 0.9]), 8)
+  x_t = states(jax.random.key(0), PRIOR, Linear(), t)
+  velocity = oracles.as_velocity(PRIOR, Linear(), steps=8)
+  exact = jax.jit(lambda: oracles.grad_value(PRIOR, Linear(), t, x_t, *CONSTANTS))()
+  found = jax.jit(lambda key: value.grad_value_g(key, velocity, t, x_t, QUADRATIC, draws=512, chunk=128))(
+    jax.random.key(1)
+  )
+  assert rms(found - exact) < 0.15 * rms(exact)
+
+
+def test_gf_error_falls_like_the_root_of_the_number_of_draws():
   """Gaussian data: the exact map is the skip of MATH 9 around a network that returns 0."""
+  interpolant = Linear()
   prior = oracles.gaussian(1.5, 2)
   velocity = precondition(
     lambda s, u, x_s, t, x_t, cond: jnp.zeros_like(x_s),
     GaussianSkip(interpolant=interpolant, data_std=1.5),
   )
-  t = jnp.tile(jnp.array([0.2, 0.5, 0.8]), 200)
+  t = jnp.tile(jnp.array([0.2, 0.5, 0.8]), 60)
   x_t = states(jax.random.key(0), prior, interpolant, t)
   exact = oracles.grad_value(prior, interpolant, t, x_t, *CONSTANTS)
-  numbers, errors = (32, 128, 512, 2048), []
+  numbers, errors = (32, 256, 2048), []
   for n in numbers:
     found = jax.jit(
       lambda key, n=n: value.grad_value_gf(
@@ -76,21 +86,20 @@ def test_gf_error_falls_like_the_root_of_the_number_of_draws(interpolant):
 
 
 def test_g_is_the_derivative_of_its_own_estimate():
-  """Central differences in float64 through the mixture's map, over two chunks."""
+  """Central differences in float64, with a map that bends in x_t, a sharp reward and two chunks."""
   with jax.enable_x64(True):
-    prior, interpolant, reward = oracles.paper_mixture(), Linear(), likelihoods.paper_likelihood()
-    velocity = oracles.as_velocity(prior, interpolant, steps=4)
+    reward = likelihoods.paper_likelihood()
+    velocity = precondition(
+      lambda s, u, x_s, t, x_t, cond: jnp.tanh(x_s + 2.0 * x_t),
+      GaussianSkip(interpolant=Linear(), data_std=1.5),
+    )
     t, h = jnp.array([0.1, 0.5, 0.9]), 1e-5
     x_t = jax.random.normal(jax.random.key(0), (3, 2), jnp.float64)
     noise = jax.random.normal(jax.random.key(1), (3, 4, 2), jnp.float64)
     options = {"draws": 4, "chunk": 2, "noise": noise}
-    estimate = jax.jit(
-      lambda x: value.estimate_value(None, velocity, t, x, reward, **options).value
-    )
+    estimate = jax.jit(lambda x: value.estimate_value(None, velocity, t, x, reward, **options).value)
     found = jax.jit(lambda x: value.grad_value_g(None, velocity, t, x, reward, **options))(x_t)
-    columns = [
-      (estimate(x_t + h * e) - estimate(x_t - h * e)) / (2 * h) for e in jnp.eye(2)[:, None]
-    ]
+    columns = [(estimate(x_t + h * e) - estimate(x_t - h * e)) / (2 * h) for e in jnp.eye(2)[:, None]]
     expected = jnp.stack(columns, axis=1)
   np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
@@ -116,19 +125,26 @@ def run_all(seed, **options):
   )
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 99])
-def test_streaming_over_chunks_equals_one_chunk(chunk):
-  whole = run_all(0, draws=10)
-  parts = run_all(0, draws=10, chunk=chunk)
+def test_streaming_over_chunks_equals_one_chunk():
+  whole = jax.jit(lambda: run_all(0, draws=10))()
+  parts = jax.jit(lambda: run_all(0, draws=10, chunk=3))()
   for a, b in zip(whole, parts, strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5)
+
+
+def test_g_repeats_its_draws_in_the_backward_pass_without_reusing_a_key():
+  """Outside jit, where the check of key reuse sees both passes; the chunk leaves a remainder."""
+  t, x_t = jnp.zeros(2), jnp.zeros((2, 1))
+  found = value.grad_value_g(jax.random.key(0), toy_velocity, t, x_t, toy_reward, draws=3, chunk=2)
+  assert (found != 0).all()
 
 
 def test_estimates_are_their_formulas():
   """NumPy, float64, from recorded noise: MATH 6.3, its delta-method error, and 6.5."""
   t, x_t = np.array([0.1, 0.5, 0.9]), np.array([[0.1, 0.5], [-1.0, 0.3], [0.7, 2.0]])
   noise = np.random.default_rng(0).standard_normal((3, 10, 2))
-  value_, error, ess, gf, _ = run_all(0, draws=10, noise=jnp.asarray(noise, jnp.float32))
+  run = jax.jit(lambda noise: run_all(0, draws=10, noise=noise))
+  value_, error, ess, gf, _ = run(jnp.asarray(noise, jnp.float32))
   label = np.arange(3)[:, None]
   x1 = noise + np.tanh(noise + 2 * x_t[:, None]) + (2.0 + 3.0 * t[:, None] + label)[..., None]
   w = np.exp(-0.5 * (x1**2).sum(-1) + label * x1[..., 0])
@@ -146,9 +162,9 @@ def test_standard_error_is_calibrated():
   """2000 repetitions of one state: the scatter of the estimates is the error that each states."""
   repetitions = 2000
   t, x_t = jnp.full(repetitions, 0.5), jnp.tile(jnp.array([[0.2, -0.4]]), (repetitions, 1))
-  estimate = value.estimate_value(
-    jax.random.key(0), toy_velocity, t, x_t, lambda x, cond: 0.5 * x[:, 0], draws=64
-  )
+  estimate = jax.jit(
+    lambda key: value.estimate_value(key, toy_velocity, t, x_t, lambda x, cond: 0.5 * x[:, 0], draws=64)
+  )(jax.random.key(0))
   assert float(estimate.value.std()) == pytest.approx(rms(estimate.standard_error), rel=0.1)
 
 
@@ -194,8 +210,14 @@ def test_finite_at_both_ends_of_time(interpolant, t):
   skip = GaussianSkip(interpolant=interpolant, data_std=1.5)
   velocity = precondition(lambda s, u, x_s, t, x_t, cond: jnp.tanh(x_s + x_t), skip)
   x_t, t = jnp.array([[1.0, -1.0], [0.1, 0.2]]), jnp.full(2, t)
-  gf = value.grad_value_gf(jax.random.key(0), velocity, interpolant, t, x_t, QUADRATIC, draws=4)
-  g = value.grad_value_g(jax.random.key(0), velocity, t, x_t, QUADRATIC, draws=4)
+
+  @jax.jit
+  def run(t):
+    keys = jax.random.split(jax.random.key(0))
+    gf = value.grad_value_gf(keys[0], velocity, interpolant, t, x_t, QUADRATIC, draws=4)
+    return gf, value.grad_value_g(keys[1], velocity, t, x_t, QUADRATIC, draws=4)
+
+  gf, g = run(t)
   assert jnp.isfinite(gf).all()
   assert jnp.isfinite(g).all()
   if t[0] == 0:
