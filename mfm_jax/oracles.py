@@ -228,42 +228,28 @@ def as_marginal(mixture: GaussianMixture, interpolant: Interpolant) -> MarginalV
 def as_velocity(mixture: GaussianMixture, interpolant: Interpolant, steps: int = 32) -> Velocity:
   """The exact meta flow map as a `Velocity`: the inner ODE solved by `steps` Runge-Kutta-4 steps.
 
-  The steps are uniform in theta = atan2(r k, 1 - r) of the time r, k the posterior's standard deviation, so
-  that they crowd where a narrow posterior forms. The mean velocity is the weighted mean of the stages, which
-  has the right limit at u = s.
+  The times are s + (u - s) sin(pi i / (2 steps)): they crowd towards u, where a narrow posterior forms. The
+  mean velocity is the weighted mean of the stages, which has the right limit at u = s and no difference of
+  rounded times. With 32 steps the map's error is below 1e-4 for t <= 0.99, and 1e-3 at t = 1.
 
   Raises:
     ValueError: steps < 1.
   """
   checks.at_least("steps", steps, 1)
+  fractions = np.sin(0.5 * np.pi * np.arange(steps + 1) / steps)
 
   def mean_velocity(s: Array, u: Array, x_s: Array, t: Array, x_t: Array, cond: Cond) -> Array:
     del cond
     laws = posterior(mixture, interpolant, t, x_t)
-    # 0.1: a narrower posterior still needs steps in the middle, where the schedules bend.
-    k = jnp.sqrt(jnp.einsum("bk,bkd->b", laws.weights, laws.variances) / x_s.shape[-1] + 0.1**2)
-    theta_s = jnp.arctan2(k * s, 1.0 - s)
-    delta = jnp.arctan2(k * u, 1.0 - u) - theta_s
-
-    def stretch(angle):
-      return jnp.sin(angle) + k * jnp.cos(angle)
-
-    def fraction(i):
-      # (r - s) / (u - s) at theta_s + delta i / steps, written as a product: the difference of two rounded
-      # times over a small u - s would be noise. Exactly 0 at i = 0 and 1 at i = steps.
-      angle = delta * (i / steps)
-      ratio = (i / steps) * jnp.sinc(angle / jnp.pi) / jnp.sinc(delta / jnp.pi)
-      return ratio * stretch(theta_s + delta) / stretch(theta_s + angle)
 
     def inner(r, x):
       return jax.vmap(_velocity_at)(laws, *_rates(interpolant, r), x)
 
-    def step(carry, i):
+    def step(carry, bounds):
       x, mean = carry
-      f_start, f_end = fraction(i), fraction(i + 1)
-      start, end = s + (u - s) * f_start, s + (u - s) * f_end
-      share = expand_like(f_end - f_start, x)
-      h = expand_like(u - s, x) * share
+      start, end = (s + (u - s) * fraction for fraction in bounds)
+      share = bounds[1] - bounds[0]
+      h = expand_like((u - s) * share, x)
       middle = 0.5 * (start + end)
       v1 = inner(start, x)
       v2 = inner(middle, x + 0.5 * h * v1)
@@ -272,8 +258,8 @@ def as_velocity(mixture: GaussianMixture, interpolant: Interpolant, steps: int =
       average = (v1 + 2.0 * v2 + 2.0 * v3 + v4) / 6.0
       return (x + h * average, mean + share * average), None
 
-    start = (x_s, jnp.zeros_like(x_s))
-    return jax.lax.scan(step, start, jnp.arange(steps, dtype=x_s.dtype))[0][1]
+    grid = jnp.asarray(fractions, x_s.dtype)
+    return jax.lax.scan(step, (x_s, jnp.zeros_like(x_s)), (grid[:-1], grid[1:]))[0][1]
 
   return mean_velocity
 

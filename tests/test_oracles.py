@@ -281,6 +281,17 @@ def test_exact_map_converges_at_fourth_order():
   assert -4.6 < slope < -3.6
 
 
+@pytest.mark.usefixtures("x64")
+@BOTH
+def test_exact_map_resolves_narrow_posteriors(interpolant):
+  """The default of 32 steps against 512, with posteriors down to a hundredth of the data's width."""
+  x_s = jnp.asarray(np.random.default_rng(7).normal(size=(N, 2)))
+  t, x_t = contexts(interpolant, low=0.3, high=0.99)
+  zero, one = jnp.zeros(N), jnp.ones(N)
+  default, fine = (exact_map(mixture(), interpolant, k, zero, one, x_s, t, x_t) for k in (32, 512))
+  np.testing.assert_allclose(default, fine, atol=1e-4)
+
+
 @BOTH
 def test_exact_map_has_no_noise_at_small_gaps_in_float32(interpolant):
   t, x_t = contexts(interpolant)

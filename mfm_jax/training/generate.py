@@ -66,7 +66,8 @@ def marginal_samples(
       drift = marginal.probability_flow(flow, cond)
       return integrators.ode(x, times.grid(steps), drift, method="heun")[0]
     drift, sigma = marginal.diffusion(flow, interpolant, cond)
-    grid = times.grid(steps, start=SDE_START)
+    # Power 2: near t = 0 the steps must be short against t (`integrators.sde`).
+    grid = times.grid(steps, start=SDE_START, power=2.0)
     return integrators.sde(key_path, x, grid, drift, sigma)[0]
 
   out = []
