@@ -72,16 +72,3 @@ def _parse(argv):
     elif name.startswith("config."):
       check_key(RunConfig, name.removeprefix("config."))
   return flags.FLAGS(argv)
-
-
-def print_table(title: str, rows: list[dict[str, Any]]) -> None:
-  """Prints rows with the same keys as aligned columns."""
-  print(title)
-  cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
-  widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-  for line in cells:
-    print("  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-
-
-def _cell(value: Any) -> str:
-  return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,6 +10,7 @@ from absl import flags
 from experiments import cli
 from mfm_jax.training import fidelity
 from mfm_jax.training.run import load_run
+from mfm_jax.viz.tables import text_table
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Run folder.")
 _METRICS = flags.DEFINE_list("metrics", ["posterior"], "Of posterior, value, conditioning.")
@@ -34,7 +35,7 @@ def main():
     times=[float(t) for t in _TIMES.value],
   )
   for name, rows in tables.items():
-    cli.print_table(name, rows)
+    print(text_table(name, rows))
   result = {"step": run.step, "ema": run.ema, **tables}
   (run.workdir / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
   return result

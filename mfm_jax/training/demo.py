@@ -1,5 +1,6 @@
 """The demonstration on labelled images: samples that a judge classifies, posteriors, one HTML report."""
 
+import importlib.metadata
 import pathlib
 import platform
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import mfm_jax
 from mfm_jax.data import datasets
 from mfm_jax.data.sources import to_pixels
 from mfm_jax.metrics import classes
@@ -107,7 +107,7 @@ def write_report(
 def provenance(run: Run) -> dict[str, Any]:
   """What a reader needs to repeat a run: versions, hardware, seed, parameters."""
   return {
-    "mfm_jax": mfm_jax.__version__,
+    "mfm_jax": importlib.metadata.version("mfm_jax"),
     "jax": jax.__version__,
     "python": platform.python_version(),
     "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",

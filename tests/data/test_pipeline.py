@@ -69,9 +69,7 @@ def test_hosts_together_have_the_batch_of_one_host(host_count):
 
 
 def test_seeds_differ_and_one_seed_repeats():
-  first, again, other = (
-    labels(batches(numbered(100), batch_size=10, seed=s), 30) for s in (0, 0, 1)
-  )
+  first, again, other = (labels(batches(numbered(100), batch_size=10, seed=s), 30) for s in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
   # No epoch of the other seed is an epoch of this one: neither at its place nor shifted.
   epochs = {tuple(e) for e in first.reshape(3, 100)}
@@ -141,9 +139,7 @@ def test_resuming_does_not_replay():
 def test_epoch_order_is_uniform():
   """All 24 orders of 4 examples occur equally often: chi-square of 23 degrees below mean + 4 sd."""
   draws = 4800
-  orders, counts = np.unique(
-    [epoch_order(7, e, 4) for e in range(draws)], axis=0, return_counts=True
-  )
+  orders, counts = np.unique([epoch_order(7, e, 4) for e in range(draws)], axis=0, return_counts=True)
   assert len(orders) == 24
   expected = draws / 24
   assert np.sum((counts - expected) ** 2 / expected) < 23 + 4 * np.sqrt(2 * 23)
@@ -158,9 +154,7 @@ def test_epoch_order_is_a_fixed_function():
 
 
 def test_batch_source_can_be_sent_to_a_worker():
-  source = BatchSource(
-    source=numbered(9), batch_size=4, seed=1, epochs=None, host_index=0, host_count=1
-  )
+  source = BatchSource(source=numbered(9), batch_size=4, seed=1, epochs=None, host_index=0, host_count=1)
   copy = pickle.loads(pickle.dumps(source))
   np.testing.assert_array_equal(copy[11]["label"], source[11]["label"])
 

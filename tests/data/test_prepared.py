@@ -62,9 +62,7 @@ def test_small_images_are_read_into_memory(tmp_path, name, shape):
   found = by_label(prepared.tfds_source(name, "train", str(tmp_path)))
   assert len(found) == 7  # prepared in another order, but each with its own label
   for label, image in found.items():
-    np.testing.assert_allclose(
-      image, pixels[label].reshape(shape) / 127.5 - 1, atol=1e-6, err_msg=str(label)
-    )
+    np.testing.assert_allclose(image, pixels[label].reshape(shape) / 127.5 - 1, atol=1e-6, err_msg=str(label))
   config = DataConfig(name=f"tfds/{name}", path=str(tmp_path), size=36, labelled=False)
   data = datasets.load(config)
   assert (data.shape, data.num_classes, len(data.test)) == ((36, 36, shape[2]), 0, 3)

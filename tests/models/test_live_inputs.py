@@ -18,7 +18,6 @@ import pytest
 
 from experiments import configs
 from mfm_jax.interpolants import Linear, interpolate
-from mfm_jax.losses import DrawConfig
 from mfm_jax.training import optimizer, run, step
 from mfm_jax.training.config import RunConfig, from_dict
 
@@ -76,51 +75,59 @@ def dead_groups(gradients):
   return [group for group, norm in largest.items() if not norm >= bound > 0]
 
 
+def quick_jit(f):
+  """For programs that run a few times: what the compiler would save is less than what it takes."""
+  options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+  return jax.jit(f, compiler_options=options if jax.default_backend() == "cpu" else None)
+
+
 def train(loss, params, batches, transformation):
   """(gradients of the steps, final parameters); loss(params, batch, i) -> scalar."""
-  gradient_of = jax.jit(jax.grad(loss))
-  update = jax.jit(transformation.update)
+
+  @quick_jit
+  def one_step(params, state, batch, i):
+    gradient = jax.grad(loss)(params, batch, i)
+    updates, state = transformation.update(gradient, state, params)
+    return gradient, optax.apply_updates(params, updates), state
+
   state, gradients = transformation.init(params), []
   for i, batch in enumerate(batches):
-    gradients.append(gradient_of(params, batch, i))
-    updates, state = update(gradients[-1], state, params)
-    params = optax.apply_updates(params, updates)
+    gradient, params, state = one_step(params, state, batch, i)
+    gradients.append(gradient)
   return gradients, params
 
 
-def input_effects(velocity, info, guided):
-  """{input: rms derivative, or rms change, of the velocity over its own rms}."""
+def make_input_effects(velocity_of, info, guided):
+  """params -> {input: rms derivative, or rms change, of the velocity over its own rms}."""
   rng = np.random.default_rng(1)
-  n = 16
+  n = 8
+  names = ("s", "u", "x_s", "t", "x_t")
   x, x_t = (jnp.asarray(rng.normal(size=(n, *info.shape)), jnp.float32) for _ in range(2))
-  s, u, t = (jnp.asarray(value, jnp.float32) for value in (np.full(n, 0.2), np.full(n, 0.7), np.full(n, 0.5)))
-  label = jnp.asarray(rng.integers(info.num_classes, size=n)) if info.num_classes else None
-  cond = {} if label is None else {"label": label}
+  s, u, t = (jnp.full(n, time, jnp.float32) for time in (0.2, 0.7, 0.5))
+  point = (s, u, x, t, x_t)
+  # One unit of rms in each input in turn.
+  tangents = []
+  for k, value in enumerate(point):
+    direction = rng.choice([-1.0, 1.0], size=value.shape)
+    tangents.append(jnp.stack([jnp.asarray(direction * (i == k), jnp.float32) for i in range(len(point))]))
+  cond = {"label": jnp.asarray(rng.integers(info.num_classes, size=n))} if info.num_classes else {}
   if guided:
     cond["guidance"] = jnp.full(n, 2.5)
+  changes = {"label": lambda v: (v + 1) % info.num_classes, "guidance": jnp.ones_like}
 
-  def rms(value):
-    return float(jnp.sqrt(jnp.mean(value**2)))
+  @quick_jit
+  def effects(params):
+    velocity = velocity_of(params)
 
-  @jax.jit
-  def derivative(tangents):
-    def at(s, u, x, t, x_t):
-      return velocity(s, u, x, t, x_t, cond or None)
+    def at(*point):
+      return velocity(*point, cond or None)
 
-    return jax.jvp(at, (s, u, x, t, x_t), tangents)
+    value, linear = jax.linearize(at, *point)
+    out = dict(zip(names, jax.vmap(linear)(*tangents)))
+    for name in cond:
+      out[name] = velocity(*point, {**cond, name: changes[name](cond[name])}) - value
+    return {name: jnp.sqrt(jnp.mean(change**2) / jnp.mean(value**2)) for name, change in out.items()}
 
-  zeros = [jnp.zeros_like(value) for value in (s, u, x, t, x_t)]
-  effects = {}
-  for i, name in enumerate(("s", "u", "x_s", "t", "x_t")):
-    tangents = [*zeros]
-    direction = jnp.asarray(rng.normal(size=zeros[i].shape), jnp.float32)
-    tangents[i] = direction / rms(direction)
-    value, tangent = derivative(tuple(tangents))
-    effects[name] = rms(tangent) / rms(value)
-  for name, other in (("label", lambda v: (v + 1) % info.num_classes), ("guidance", jnp.ones_like)):
-    if name in cond:
-      changed = velocity(s, u, x, t, x_t, {**cond, name: other(cond[name])})
-      effects[name] = rms(changed - value) / rms(value)
   return effects
 
 
@@ -137,12 +144,13 @@ def test_nothing_is_dead_in_a_shipped_configuration(name, skip):
   def loss(params, batch, i):
     return mean_loss(params, batch, jax.random.fold_in(jax.random.key(2), i), i + 1)[0]
 
-  params = jax.jit(pieces.model.init)(jax.random.key(0))
-  before = input_effects(pieces.model.velocity(params), info, guided)
+  params = quick_jit(pieces.model.init)(jax.random.key(0))
+  input_effects = make_input_effects(pieces.model.velocity, info, guided)
+  before = input_effects(params)
   transformation = optimizer.build(config.optimizer, config.steps)
   gradients, params = train(loss, params, random_batches(info, config.batch_size), transformation)
   assert dead_groups([gradient["net"] for gradient in gradients]) == []
-  after = input_effects(pieces.model.velocity(params), info, guided)
+  after = input_effects(params)
   wanted = {"s", "u", "x_s", "t", "x_t"} | ({"label"} if info.num_classes else set())
   wanted |= {"guidance"} if guided else set()
   for effects in (before, after):
@@ -193,23 +201,27 @@ def test_the_detector_sees_a_zero_embedder_behind_a_closed_gate(zero_embedder, z
 
 def test_guidance_can_be_configured():
   """Scales in a configuration reach the network as an input; without labels they are refused."""
-  config = config_of("digits", skip=True, guided=False)
   values = importlib.import_module("experiments.configs.digits").get_config("smoke").unlock()
   values.draws.guidance_scales = (2.5,)
-  pieces = run.parts(from_dict(RunConfig, values.to_dict()), info_of(config))
-  assert pieces.draws.guidance_scales == (2.5,)
-  assert "guidance" in pieces.model.init(jax.random.key(0))["net"]["conditioning"]
-  assert (
-    "guidance" not in run.parts(config, info_of(config)).model.init(jax.random.key(0))["net"]["conditioning"]
-  )
-  unlabelled = dataclasses.replace(info_of(config), num_classes=0)
+  guided = from_dict(RunConfig, values.to_dict())
+  plain = config_of("digits", skip=True, guided=False)
+
+  def inputs(config):
+    return jax.eval_shape(run.parts(config, info_of(config)).model.init, jax.random.key(0))["net"][
+      "conditioning"
+    ]
+
+  assert run.parts(guided, info_of(guided)).draws.guidance_scales == (2.5,)
+  assert set(inputs(guided)) - set(inputs(plain)) == {"guidance"}
+  unlabelled = dataclasses.replace(info_of(guided), num_classes=0)
   with pytest.raises(ValueError, match="a guidance scale needs labelled data"):
-    run.parts(from_dict(RunConfig, values.to_dict()), unlabelled)
+    run.parts(guided, unlabelled)
 
 
-def test_a_plain_flow_draws_no_context():
+def test_parts_know_the_data_and_a_plain_flow_draws_no_context():
   config = config_of("digits", skip=True, guided=False)
-  config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, consistency="none"))
   pieces = run.parts(config, info_of(config))
-  assert pieces.draws == DrawConfig(num_classes=10, context_zero_rate=1.0)
-  assert pieces.objective.null_label == 10
+  assert pieces.draws == dataclasses.replace(config.draws, num_classes=10)
+  assert pieces.objective == dataclasses.replace(config.loss, null_label=10)
+  flow = dataclasses.replace(config, loss=dataclasses.replace(config.loss, consistency="none"))
+  assert run.parts(flow, info_of(flow)).draws == dataclasses.replace(pieces.draws, context_zero_rate=1.0)
