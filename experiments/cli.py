@@ -31,7 +31,8 @@ def run_config(flag: flags.FlagHolder) -> RunConfig:
 def run(main: Callable[[], dict[str, Any]]) -> None:
   """Parses the flags, calls `main` and prints what it returns as one line of JSON.
 
-  A user's mistake (ValueError) ends in one line and status 2; --debug shows the traceback.
+  A user's mistake (ValueError), or a file that cannot be read or written (OSError), ends in one line and
+  status 2; --debug shows the traceback.
   """
   use_compilation_cache()
 
@@ -44,7 +45,7 @@ def run(main: Callable[[], dict[str, Any]]) -> None:
 
   try:
     app.run(guarded, flags_parser=_parse)
-  except (ValueError, flags.Error) as error:
+  except (ValueError, OSError, flags.Error) as error:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
       raise
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
@@ -61,10 +62,10 @@ def use_compilation_cache() -> None:
 
 def _parse(argv):
   """absl's parser; mistakes in --config and --config.<key> become one-line ValueErrors first."""
-  for arg in argv[1:]:
-    name, _, value = arg.lstrip("-").partition("=")
+  for arg, after in zip(argv[1:], [*argv[2:], ""]):
+    name, equals, value = arg.lstrip("-").partition("=") if arg.startswith("-") else ("", "", "")
     if name == "config":
-      path, _, mode = value.partition(":")
+      path, _, mode = (value if equals else after).partition(":")
       if not pathlib.Path(path).is_file():
         raise ValueError(f"--config must name a file; got {path!r}")
       if mode not in ("", "smoke"):

@@ -14,8 +14,8 @@ from mfm_jax.viz.tables import text_table
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Run folder.")
 _METRICS = flags.DEFINE_list("metrics", ["posterior"], "Of posterior, value, conditioning.")
-_CONTEXTS = flags.DEFINE_integer("contexts", 0, "Noisy states at each t; 0: the metric's default.")
-_DRAWS = flags.DEFINE_integer("draws", 0, "Posterior draws a context; 0: the metric's default.")
+_CONTEXTS = flags.DEFINE_integer("contexts", 0, "Noisy states at each t; 0: default.", lower_bound=0)
+_DRAWS = flags.DEFINE_integer("draws", 0, "Posterior draws a context; 0: default.", lower_bound=0)
 _STEPS = flags.DEFINE_integer("steps", 1, "Jumps of the map.", lower_bound=1)
 _TIMES = flags.DEFINE_list("times", [], "Values of t; default those of the paper's tables.")
 _EMA = flags.DEFINE_string("ema", "", "Decay of the average, raw for none; default the longest.")

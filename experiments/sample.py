@@ -28,8 +28,10 @@ _STEPS = flags.DEFINE_integer("steps", 0, "Steps of the sampler; 0 for its defau
 _NUM = flags.DEFINE_integer("num", 64, "Samples, or draws a context.")
 _T = flags.DEFINE_float("t", 0.4, "Time of the contexts made from held-out examples.")
 _CONTEXTS = flags.DEFINE_string("contexts", "", ".npz with x_t (n, ...), t (n,), optional label.")
-_NUM_CONTEXTS = flags.DEFINE_integer("num_contexts", 8, "Held-out contexts without --contexts.")
-_LABEL = flags.DEFINE_integer("label", -1, "Class of all samples; -1: all in turn, or none (posterior).")
+_NUM_CONTEXTS = flags.DEFINE_integer(
+  "num_contexts", 8, "Held-out contexts without --contexts.", lower_bound=1
+)
+_LABEL = flags.DEFINE_integer("label", -1, "Class; -1: all in turn, or none (posterior).", lower_bound=-1)
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale, one the run was trained with.")
 _EMA = flags.DEFINE_string("ema", "", "Decay of the average, raw for none; default the longest.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.")

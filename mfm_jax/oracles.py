@@ -46,7 +46,8 @@ def gaussian_mixture(weights, means, covs) -> GaussianMixture:
     ValueError: shapes that disagree, weights that are not positive, covariances that are not symmetric
       positive semi-definite. The weights are normalised.
   """
-  weights, means, covs = (np.asarray(value, np.float64) for value in (weights, means, covs))
+  # Copies: jax may alias a NumPy array, and remembers one that it has seen together with its precision.
+  weights, means, covs = (np.array(value, np.float64) for value in (weights, means, covs))
   if means.ndim != 2 or weights.shape != means.shape[:1] or covs.shape != (*means.shape, means.shape[1]):
     raise ValueError(
       "weights, means, covs must have shapes (K,), (K, d), (K, d, d); got "

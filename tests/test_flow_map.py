@@ -6,19 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mixture_case import BOTH, mixture
 
 from mfm_jax import flow_map, oracles, precondition
-from mfm_jax.interpolants import INTERPOLANTS, Linear
+from mfm_jax.interpolants import Linear
 
-BOTH = pytest.mark.parametrize("interpolant", INTERPOLANTS.values(), ids=INTERPOLANTS.keys())
 # The closed form is exact to rounding, the mixture to the error of its Runge-Kutta steps.
 TOLERANCE = {"gaussian": 1e-8, "mixture": 1e-6}
 N = 30
-MIXTURE = {
-  "weights": [0.5, 0.2, 0.3],
-  "means": [[-1.5, 0.5], [0.3, -1.0], [2.0, 1.0]],
-  "covs": [[[0.5, 0.3], [0.3, 0.4]], [[0.1, 0.0], [0.0, 0.9]], [[0.3, -0.1], [-0.1, 0.2]]],
-}
 
 
 @functools.cache
@@ -26,8 +21,8 @@ def exact_map(kind, interpolant):
   if kind == "mixture":
 
     def velocity(*arguments):
-      mixture = oracles.gaussian_mixture(**MIXTURE)  # inside, so that it has the test's precision
-      return oracles.as_velocity(mixture, interpolant, steps=128)(*arguments)
+      # `mixture` is called inside, so that it has the test's precision.
+      return oracles.as_velocity(mixture(), interpolant, steps=128)(*arguments)
 
     return jax.jit(velocity)
   skip = precondition.GaussianSkip(interpolant=interpolant, data_std=0.8)
@@ -96,13 +91,11 @@ def test_posterior_draws_in_one_and_four_steps_agree(kind, interpolant):
 @pytest.mark.usefixtures("x64")
 @BOTH
 def test_marginal_velocity_is_that_of_the_data_law(interpolant):
-  mixture = oracles.gaussian_mixture(**MIXTURE)
   marginal = flow_map.marginal_velocity(exact_map("mixture", interpolant))
   _, x, _ = states(N)
   t = jnp.linspace(0.0, 1.0, N)
-  np.testing.assert_allclose(
-    marginal(t, x), oracles.velocity(mixture, interpolant, t, x), rtol=1e-8, atol=1e-8
-  )
+  exact = jax.jit(oracles.velocity, static_argnums=1)(mixture(), interpolant, t, x)
+  np.testing.assert_allclose(marginal(t, x), exact, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.usefixtures("x64")

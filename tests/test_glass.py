@@ -4,14 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mixture_case import BOTH, COVS, MEANS, WEIGHTS, mixture
 
 from mfm_jax import glass, interpolants, oracles
 from mfm_jax.interpolants import INTERPOLANTS
+from mfm_jax.types import expand_like
 
-BOTH = pytest.mark.parametrize("interpolant", INTERPOLANTS.values(), ids=INTERPOLANTS.keys())
-WEIGHTS = np.array([0.5, 0.2, 0.3])
-MEANS = np.array([[-1.5, 0.5], [0.3, -1.0], [2.0, 1.0]])
-COVS = np.array([[[0.5, 0.3], [0.3, 0.4]], [[0.1, 0.0], [0.0, 0.9]], [[0.3, -0.1], [-0.1, 0.2]]])
 PUBLISHED_CLAMP = 1e-6  # the published code clamps d from below by this; there it is not the exact velocity
 GOLDEN_NAMES = {
   "time": "t_star",
@@ -21,6 +19,8 @@ GOLDEN_NAMES = {
   "x_t": "A_xt",
   "velocity": "coeff_vstar",
 }
+
+coefficients = jax.jit(glass.coefficients, static_argnums=0)
 
 
 def conditional_velocity(xp, interpolant, time, x, context=None):
@@ -100,7 +100,7 @@ def test_coefficients_agree_with_the_published_table(golden, edge):
   exact = t**2 * (1 - s) ** 2 + (1 - t) ** 2 * s**2 >= PUBLISHED_CLAMP
   # What is left out: the corners (0, 0) and (1, 1), where the published clamp of d is active.
   assert exact.mean() > (0.3 if edge else 0.99)
-  ours = glass.coefficients(interpolants.Linear(), jnp.asarray(s.ravel()), jnp.asarray(t.ravel()))
+  ours = coefficients(interpolants.Linear(), jnp.asarray(s.ravel()), jnp.asarray(t.ravel()))
   for name, actual in ours._asdict().items():
     expected = table[("edge_" if edge else "") + GOLDEN_NAMES[name]]
     error = np.abs(np.asarray(actual).reshape(s.shape) - expected)[exact]
@@ -164,11 +164,11 @@ def test_inner_velocity_is_the_exact_one_on_the_square(name):
 @pytest.mark.usefixtures("x64")
 @BOTH
 def test_inner_velocity_is_the_diagonal_of_the_exact_map(interpolant):
-  mixture = oracles.gaussian_mixture(WEIGHTS, MEANS, COVS)
+  law = mixture()
   s, t = map(jnp.asarray, square(np.linspace(0.0, 0.99, 12)))
   x_s, x_t = map(jnp.asarray, states(len(s), seed=1))
-  exact = oracles.as_velocity(mixture, interpolant, steps=1)
-  ours = glass.as_velocity(oracles.as_marginal(mixture, interpolant), interpolant)
+  exact = oracles.as_velocity(law, interpolant, steps=1)
+  ours = glass.as_velocity(oracles.as_marginal(law, interpolant), interpolant)
   ours, exact = (jax.jit(f)(s, s, x_s, t, x_t, None) for f in (ours, exact))
   np.testing.assert_allclose(ours, exact, rtol=1e-8, atol=1e-8)
 
@@ -202,7 +202,7 @@ def test_limits(interpolant):
   for s in (0.0, 0.5, 0.99):  # t = 1: x1 is known, the teacher has no say
     expected = interpolants.velocity_from_denoiser(interpolant, jnp.array([s]), x_s, x_t)
     np.testing.assert_allclose(inner(s, 1.0), expected, rtol=1e-5)
-    np.testing.assert_array_equal(glass.coefficients(interpolant, jnp.array([s]), jnp.ones(1)).velocity, 0.0)
+    np.testing.assert_array_equal(coefficients(interpolant, jnp.array([s]), jnp.ones(1)).velocity, 0.0)
   # Both 1: s is taken at S_MAX.
   np.testing.assert_array_equal(inner(1.0, 1.0), inner(glass.S_MAX, 1.0))
 
@@ -214,11 +214,11 @@ NEAR = np.array([0.0, 1e-20, 1e-10, 1e-5, 3e-5, 1e-3, 0.5, 1 - 1e-3, 1 - 1e-5, 1
 def test_float32_does_not_cancel_near_the_limits(interpolant):
   """MATH 3: the bracket as written loses 1e-2 at s = 1e-5."""
   s, t = square(NEAR)
-  single = glass.coefficients(interpolant, jnp.asarray(s), jnp.asarray(t))
+  single = coefficients(interpolant, jnp.asarray(s), jnp.asarray(t))
   with jax.enable_x64(True):
     # What S_MAX is in float32 is not what it is in float64.
     s = np.where(t == 1.0, np.minimum(s, np.float32(glass.S_MAX)), s)
-    double = glass.coefficients(interpolant, *(jnp.asarray(x, jnp.float64) for x in (s, t)))
+    double = coefficients(interpolant, *(jnp.asarray(x, jnp.float64) for x in (s, t)))
     double = [np.asarray(value) for value in double]
   for name, low, high in zip(single._fields, single, double):
     assert low.dtype == jnp.float32
@@ -229,7 +229,7 @@ def test_float32_does_not_cancel_near_the_limits(interpolant):
 @BOTH
 def test_teacher_is_called_at_finite_times_in_the_unit_interval(interpolant):
   s, t = map(jnp.asarray, square(np.concatenate([NEAR, np.linspace(0, 1, 41)]).astype(np.float32)))
-  c = glass.coefficients(interpolant, s, t)
+  c = coefficients(interpolant, s, t)
   assert all(jnp.isfinite(value).all() for value in c)
   assert c.time.min() >= 0.0
   assert c.time.max() <= 1.0
@@ -241,7 +241,7 @@ def test_teacher_is_called_at_finite_times_in_the_unit_interval(interpolant):
 def test_the_teacher_input_has_the_marginal_law(interpolant):
   """x* is an observation at t*: given x1 its mean is b(t*) x1 and its variance a(t*)^2, never the point 0."""
   s, t = map(jnp.asarray, square(NEAR))
-  c = glass.coefficients(interpolant, s, t)
+  c = coefficients(interpolant, s, t)
   a, b = interpolant.a, interpolant.b
   clipped = jnp.where(t == 1, jnp.minimum(s, glass.S_MAX), s)
   mean = c.x_t_in_star * b(t) + c.x_s_in_star * b(clipped)
@@ -254,8 +254,8 @@ def test_the_teacher_input_has_the_marginal_law(interpolant):
 def test_gradients_are_finite_on_the_closed_square(interpolant):
   s, t = map(jnp.asarray, square(NEAR[[0, 3, 5, 6, 7, 8, 10]]))
   x_s, x_t = (jnp.asarray(x, jnp.float32) for x in states(len(s), seed=3))
-  mixture = oracles.gaussian_mixture(WEIGHTS, MEANS, COVS)
-  velocity = glass.as_velocity(oracles.as_marginal(mixture, interpolant), interpolant)
+  law = mixture()
+  velocity = glass.as_velocity(oracles.as_marginal(law, interpolant), interpolant)
 
   def total(s, x_s, t, x_t):
     return velocity(s, s, x_s, t, x_t, None).sum()
@@ -270,7 +270,7 @@ def test_derivatives_agree_with_finite_differences(interpolant):
   # s = 0 and t = 0 included, where the difference is one-sided.
   s, t = map(jnp.asarray, square(np.array([0.0, 0.2, 0.5, 0.9])))
   x_s, x_t = map(jnp.asarray, states(len(s), seed=4))
-  marginal = oracles.as_marginal(oracles.gaussian_mixture(WEIGHTS, MEANS, COVS), interpolant)
+  marginal = oracles.as_marginal(mixture(), interpolant)
   h = 1e-4
 
   @jax.jit
@@ -297,16 +297,19 @@ def test_unknown_interpolant_is_an_error():
     glass.coefficients("linear", jnp.zeros(1), jnp.zeros(1))
 
 
-def test_images_and_jit():
+def test_images():
   shape = (3, 4, 4, 2)
   x_s, x_t = jax.random.normal(jax.random.key(0), (2, *shape))
   s, t = jnp.array([0.0, 0.4, 1.0]), jnp.array([0.3, 0.0, 0.6])
 
   def marginal(t, x, cond):
-    return x + t[:, None, None, None]
+    return x + expand_like(t, x)
 
   def call(*args):
     return glass.inner_velocity(marginal, interpolants.Linear(), *args)
 
-  np.testing.assert_allclose(jax.jit(call)(s, x_s, t, x_t), call(s, x_s, t, x_t), atol=1e-5)
-  assert call(s, x_s, t, x_t).shape == shape
+  images = jax.jit(call)(s, x_s, t, x_t)
+  assert images.shape == shape
+  # Every pixel is treated alike: the same call on vectors.
+  flat = jax.jit(call)(s, x_s.reshape(3, -1), t, x_t.reshape(3, -1))
+  np.testing.assert_allclose(images.reshape(3, -1), flat, atol=1e-6)

@@ -84,21 +84,22 @@ def value_rows(
   tilt = reward.matrix, reward.observed, reward.sigma
   chunk = max(BATCH // states, 1)
 
-  def estimates(key, velocity, t_B, x_t):
+  def estimates(keys, velocity, t_B, x_t):
     kwargs = {"draws": draws, "chunk": chunk}
-    estimate = value.estimate_value(key, velocity, t_B, x_t, reward, **kwargs)
-    return estimate.value, value.grad_value_gf(key, velocity, interpolant, t_B, x_t, reward, **kwargs)
+    estimate = value.estimate_value(keys[0], velocity, t_B, x_t, reward, **kwargs)
+    return estimate.value, value.grad_value_gf(keys[1], velocity, interpolant, t_B, x_t, reward, **kwargs)
 
   @jax.jit
   def errors(key, t):
-    key_data, key_draw = jax.random.split(key)
+    key_data, key_v, key_grad = jax.random.split(key, 3)
     t_B, x_t = _contexts(key_data, mixture, interpolant, t, states)
     exact_value = oracles.value(mixture, interpolant, t_B, x_t, *tilt)
     exact_grad = oracles.grad_value(mixture, interpolant, t_B, x_t, *tilt)
     out = {}
     sampler = _exact_sampler(mixture, interpolant)
     for name, source in (("", velocity), ("floor", sampler)):
-      v, grad = estimates(key_draw, source, t_B, x_t)
+      keys = [jax.random.fold_in(key, len(out)) for key in (key_v, key_grad)]
+      v, grad = estimates(keys, source, t_B, x_t)
       out[name] = _rms(v - exact_value), _rms(grad - exact_grad)
     return out, _rms(exact_value), _rms(exact_grad)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -21,10 +22,18 @@ class Restored:
 
 
 class Checkpoints:
-  """The folder `checkpoints/` of a run. Use as a context manager: leaving it waits for the last save."""
+  """The folder `checkpoints/` of a run. Use as a context manager: leaving it waits for the last save.
 
-  def __init__(self, folder: pathlib.Path, *, keep: int = 3):
+  Args:
+    folder: need not exist.
+    keep: number of checkpoints that are kept, the newest.
+    writable: whether steps will be saved; folders of incomplete steps are then set aside.
+  """
+
+  def __init__(self, folder: pathlib.Path, *, keep: int = 3, writable: bool = False):
     self.folder = folder.absolute()
+    if writable and jax.process_index() == 0:
+      _set_aside_incomplete(self.folder)
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
     self._manager = ocp.CheckpointManager(
       self.folder,
@@ -45,18 +54,18 @@ class Checkpoints:
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, ascending. A folder that a killed save left is not one."""
     self._manager.reload()
-    return sorted(
-      step
-      for step in self._manager.all_steps()
-      if (self.folder / str(step) / "_CHECKPOINT_METADATA").exists()
-    )
+    return sorted(step for step in self._manager.all_steps() if _complete(self.folder / str(step)))
 
   def save(self, state: TrainState, data: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Starts saving; returns when the arrays are copied. A step that exists already is left alone."""
+    """Starts saving; returns when the arrays are copied. A step that exists already is left alone.
+
+    Raises:
+      ValueError: the folder has a later step.
+    """
     step = int(state.step)
     if step in self.steps():
       return
-    self._manager.save(
+    saved = self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
@@ -64,6 +73,8 @@ class Checkpoints:
         meta=ocp.args.JsonSave(meta),
       ),
     )
+    if not saved:  # orbax skips a step before the latest one without a word
+      raise ValueError(f"checkpoints must be saved in order; got step {step} after {self.steps()[-1:]}")
 
   def wait(self) -> None:
     """Blocks until the last save is complete; raises its error."""
@@ -94,6 +105,23 @@ class Checkpoints:
       ),
     )
     return Restored(step=step, state=items["state"], data=items["data"], meta=items["meta"])
+
+
+def _complete(step_folder: pathlib.Path) -> bool:
+  return (step_folder / "_CHECKPOINT_METADATA").exists()
+
+
+def _set_aside_incomplete(folder: pathlib.Path) -> None:
+  """Renames step folders without a checkpoint to <step>.incomplete.
+
+  orbax counts them: it would silently save nothing up to the highest of them, and drop good
+  checkpoints to make room for them.
+  """
+  for path in list(folder.glob("*")):
+    if path.name.isdigit() and not _complete(path):
+      aside = path.with_name(f"{path.name}.incomplete")
+      shutil.rmtree(aside, ignore_errors=True)
+      path.rename(aside)
 
 
 def _check_same(stored, like: TrainState) -> None:

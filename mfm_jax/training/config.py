@@ -116,13 +116,8 @@ def check_key(cls: type, key: str, path: str = "config") -> None:
 
 def to_dict(config: Any) -> dict[str, Any]:
   """The inverse of `from_dict`, ready for JSON."""
-  out = {}
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    if "derived" not in field.metadata:
-      nested = dataclasses.is_dataclass(value)
-      out[field.name] = to_dict(value) if nested else list(value) if _is_tuple(value) else value
-  return out
+  fields = [field.name for field in dataclasses.fields(config) if "derived" not in field.metadata]
+  return {name: _plain(getattr(config, name)) for name in fields}
 
 
 def differences(old: Mapping, new: Mapping, path: str = "config") -> list[str]:
@@ -147,8 +142,10 @@ def _required(field):
   return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _is_tuple(value):
-  return isinstance(value, tuple)
+def _plain(value):
+  if dataclasses.is_dataclass(value):
+    return to_dict(value)
+  return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _convert(hint, value, path):

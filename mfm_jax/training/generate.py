@@ -1,6 +1,8 @@
 """Samples from a trained run: marginal and posterior, by the map or by integrating its velocity."""
 
 import pathlib
+import zipfile
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +119,7 @@ def posterior_samples(
   checks.shape("x_t", x_t, (None, *run.info.shape))
   checks.shape("t", t, x_t.shape[:1])
   checks.in_interval("t", t)
+  checks.at_least("number of contexts", len(t), 1)
   cond = run.cond(label, guidance, len(t))
   model, interpolant = run.parts.model, run.interpolant
   chunk = max(BATCH // len(t), 1)
@@ -140,9 +143,12 @@ def read_contexts(path: str | pathlib.Path, run: Run) -> dict[str, np.ndarray]:
   """
   path = pathlib.Path(path)
   try:
-    with np.load(path, allow_pickle=False) as file:
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+      raise ValueError("an .npy file, a single array")
+    with file:
       arrays = {name: file[name] for name in file.files}
-  except (OSError, ValueError, AttributeError) as error:
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
     raise ValueError(f"contexts must be a readable .npz file; got {path}: {error}") from error
   for name in ("x_t", "t"):
     if name not in arrays:
@@ -150,6 +156,10 @@ def read_contexts(path: str | pathlib.Path, run: Run) -> dict[str, np.ndarray]:
   unknown = sorted(set(arrays) - {"x_t", "t", "label"})
   if unknown:
     raise ValueError(f"contexts may hold x_t, t and label alone; got {unknown} in {path}")
+  for name, array in arrays.items():
+    kind, letters = ("integers", "iu") if name == "label" else ("real numbers", "fiu")
+    if array.dtype.kind not in letters:
+      raise ValueError(f"{name} of contexts must be {kind}; got {array.dtype} in {path}")
   checks.shape("x_t of contexts", arrays["x_t"], (None, *run.info.shape))
   checks.shape("t of contexts", arrays["t"], arrays["x_t"].shape[:1])
   checks.in_interval("t of contexts", arrays["t"])
@@ -163,6 +173,7 @@ def test_contexts(run: Run, key: PRNGKey, t: float, n: int) -> dict[str, np.ndar
   `label` is the example's own, to be shown or passed on by the caller.
   """
   checks.in_interval("t", t)
+  checks.at_least("number of contexts", n, 1)
   mixture = run.config.mixture.build() if run.config.data.name == "mixture" else None
   test = datasets.load(run.config.data, mixture).test
   checks.at_least("number of held-out examples", len(test), n)

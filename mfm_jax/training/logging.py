@@ -21,7 +21,11 @@ class MetricWriter:
     self._path = workdir / "metrics.jsonl"
     self._total, self._first = total, resume_step
     self._start = self._first_step_at = time.monotonic()
-    self._earlier = truncate(self._path, resume_step)
+    kept = truncate(self._path, resume_step)
+    self._earlier = kept[-1]["seconds"] if kept else 0.0
+    # The last evaluation comes after the last checkpoint: a process killed between it and the summary
+    # leaves its lines, and the next one evaluates again.
+    self._written = {(line["step"], line["name"]) for line in kept if line["step"] == resume_step}
     self._file = self._path.open("a")
     self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
@@ -35,8 +39,10 @@ class MetricWriter:
     self._first_step_at = time.monotonic()
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes scalars of a step."""
+    """Writes scalars of a step, but for those that the file has already."""
     for name, value in values.items():
+      if (step, name) in self._written:
+        continue
       line = {"step": step, "name": name, "value": float(value), "seconds": round(self.seconds, 3)}
       self._file.write(json.dumps(line) + "\n")
       self._board.add_scalar(name, float(value), step)
@@ -64,15 +70,15 @@ class MetricWriter:
     self._board.close()
 
 
-def truncate(path: pathlib.Path, last_step: int) -> float:
-  """Drops the lines of a metrics file after `last_step`; returns the seconds of the last one kept."""
+def truncate(path: pathlib.Path, last_step: int) -> list[dict]:
+  """Drops the lines of a metrics file after `last_step`; returns those kept."""
   if not path.exists():
-    return 0.0
+    return []
   kept = [line for line in read(path) if line["step"] <= last_step]
   temporary = path.with_suffix(".partial")
   temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
   temporary.replace(path)
-  return kept[-1]["seconds"] if kept else 0.0
+  return kept
 
 
 def read(path: pathlib.Path) -> list[dict]:

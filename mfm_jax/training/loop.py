@@ -20,6 +20,7 @@ from mfm_jax.training.config import RunConfig
 from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.state import TrainState, create, params_sha256
 from mfm_jax.viz import grids
+from mfm_jax.viz.files import write_atomically
 
 EVAL_SEED = 20_000  # of the held-out batches and their draws: the same at every evaluation
 
@@ -55,17 +56,20 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
   batches = _batches(dataset.train, config, config.seed)
 
   run.write_config(workdir, config, info)
-  with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
-    restored = checkpoints.restore(state)
+  with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints, writable=True) as checkpoints:
+    restored, window = checkpoints.restore(state), []
     if restored is not None:
       _check_teacher(restored.meta, teacher_id, config)
       state = restored.state
       batches.set_state(restored.data)
+      window = restored.meta.get("window", [])
     done = int(state.step)
     finished = workdir / "summary.json"
-    if done >= config.steps and finished.exists():
+    summary = json.loads(finished.read_text()) if finished.exists() else {"steps": None}
+    # A run that was extended and killed has the summary of fewer steps.
+    if done >= config.steps and summary["steps"] == done:
       print(f"{workdir} is finished: {done} of {config.steps} steps", flush=True)
-      return json.loads(finished.read_text())
+      return summary
     if done:
       print(f"resuming {workdir} at step {done} of {config.steps}", flush=True)
     writer = MetricWriter(workdir, resume_step=done, total=config.steps)
@@ -88,18 +92,18 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
         evaluate=evaluation,
         meta={"teacher": teacher_id},
       )
-      state, compile_seconds = trainer(train_step, state, batches)
+      state, compile_seconds = trainer(train_step, state, batches, window)
       held_out = evaluation(state)
     finally:
       writer.close()
   summary = {
     "params_sha256": params_sha256(jax.device_get(state.params)),
-    "steps": config.steps,
+    "steps": int(state.step),
     "seconds": round(writer.seconds, 2),
     "seconds_compile": round(compile_seconds, 2),
     **held_out,
   }
-  finished.write_text(json.dumps(summary) + "\n")
+  write_atomically(finished, (json.dumps(summary) + "\n").encode())
   return summary
 
 
@@ -114,14 +118,18 @@ class _Trainer:
   evaluate: Callable[[TrainState], dict[str, float]]
   meta: dict[str, Any]
 
-  def __call__(self, train_step, state: TrainState, batches) -> tuple[TrainState, float]:
-    """From the state's step to the last: (state, seconds of compilation)."""
+  def __call__(self, train_step, state: TrainState, batches, window) -> tuple[TrainState, float]:
+    """From the state's step to the last: (state, seconds of compilation).
+
+    `window` holds the metrics of the steps since the last logged one, so that the means that are logged
+    after resuming are those of an uninterrupted run.
+    """
     config, first = self.config, int(state.step)
     if first >= config.steps:
       return state, 0.0
     compiled, seconds = self._compile(train_step, state, batches)
     self.writer.start_steps()
-    window, pending = [], None
+    window, pending = list(window), None
     for now in range(first + 1, config.steps + 1):
       batch = sharding.put_batch(next(batches), self.mesh)
       state, metrics = compiled(state, batch)
@@ -144,7 +152,7 @@ class _Trainer:
       if config.eval_every and now % config.eval_every == 0 and not last:
         self.evaluate(state)
       if save:
-        self.checkpoints.save(state, batches.get_state(), self.meta)
+        self.checkpoints.save(state, batches.get_state(), {**self.meta, "window": window})
     self.checkpoints.wait()
     return state, seconds
 

@@ -194,6 +194,8 @@ def check_workdir(workdir: pathlib.Path, config: RunConfig, info: DataInfo) -> N
   Raises:
     ValueError: a foreign folder, or a stored run that differs in a key that resuming may not change.
   """
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f"workdir must be a folder; got the file {workdir}")
   if not workdir.exists() or not any(workdir.iterdir()):
     return
   stored = _read(workdir)
