@@ -59,9 +59,8 @@ def main():
     label = arrays.get("label")
     if _LABEL.value >= 0:
       label = np.full(len(arrays["t"]), _LABEL.value)
-    given = {name: arrays[name] for name in ("x_t", "t")}
-    draws = generate.posterior_samples(run, key, **given, num=_NUM.value, label=label, **how)
-    arrays = {**given, "x1": draws}
+    arrays = {name: arrays[name] for name in ("x_t", "t")}
+    arrays["x1"] = generate.posterior_samples(run, key, **arrays, num=_NUM.value, label=label, **how)
   if label is not None:
     arrays["label"] = label
   picture = showcase.write(out, arrays, run)

@@ -76,6 +76,8 @@ class RunConfig:
       )
     if self.teacher == "oracle" and self.data.name != "mixture":
       raise ValueError(f"teacher=oracle needs data.name=mixture; got {self.data.name!r}")
+    if self.teacher == "oracle" and self.data.labelled:
+      raise ValueError("teacher=oracle needs data.labelled=False: the closed forms have no labels; got True")
 
   @property
   def is_map(self) -> bool:

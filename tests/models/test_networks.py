@@ -145,7 +145,7 @@ def test_time_derivatives_are_those_of_finite_differences_and_moderate(name):
     def d(h, ds=ds, du=du):
       return (at(s + h * ds, u + h * du) - at(s - h * ds, u - h * du)) / (2 * h)
 
-    expected = (4 * d(h) - d(2 * h)) / 3  # Richardson: the error is of order (32 h)^4
+    expected = (4 * d(h) - d(2 * h)) / 3  # Richardson: the error is of order h^4
     scale = jnp.abs(expected).max()
     np.testing.assert_allclose(slope, expected, atol=0.03 * scale)
     assert jnp.sqrt(jnp.mean(slope**2)) < 10 * jnp.sqrt(jnp.mean(value**2))
