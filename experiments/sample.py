@@ -19,10 +19,7 @@ from mfm_jax.training.run import load_run
 _WORKDIR = flags.DEFINE_string("workdir", "", "Run folder.")
 _MODE = flags.DEFINE_enum("mode", "marginal", ["marginal", "posterior"], "What to sample.")
 _SAMPLER = flags.DEFINE_enum(
-  "sampler",
-  "",
-  ["", "map", "ode", "sde", "glass"],
-  "Marginal: map, ode, sde; posterior: map, glass.",
+  "sampler", "", ["", "map", "ode", "sde", "glass"], "Marginal: map, ode, sde; posterior: map, glass."
 )
 _STEPS = flags.DEFINE_integer("steps", 0, "Steps of the sampler; 0 for its default.")
 _NUM = flags.DEFINE_integer("num", 64, "Samples, or draws a context.")

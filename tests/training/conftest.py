@@ -1,0 +1,24 @@
+"""Runs that the tests of training share. Tests that change a run copy it first."""
+
+import pathlib
+
+import pytest
+import run_case
+
+from mfm_jax.training import loop
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> pathlib.Path:
+  """A finished run of `run_case.smoke()`."""
+  folder = tmp_path_factory.mktemp("finished") / "run"
+  loop.train(run_case.smoke(), folder)
+  return folder
+
+
+@pytest.fixture(scope="session")
+def flow(tmp_path_factory) -> pathlib.Path:
+  """A finished plain flow."""
+  folder = tmp_path_factory.mktemp("flow") / "run"
+  loop.train(run_case.smoke({"loss.consistency": "none"}), folder)
+  return folder
