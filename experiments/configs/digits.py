@@ -11,7 +11,7 @@ from experiments.configs import common
 def get_config(mode: str = ""):
   """`mode`: "" or "smoke"."""
   config = common.default("digits")
-  config.steps = 3_000
+  config.steps = 2_500
   config.batch_size = 128
   config.model.name, config.model.width, config.model.depth = "vit", 128, 4
   config.model.patch = 4
@@ -19,5 +19,5 @@ def get_config(mode: str = ""):
   config.loss.weighting = "l2"
   config.optimizer.learning_rate = 1e-3
   config.ema = (0.99, 0.998)
-  config.log_every, config.eval_every, config.checkpoint_every = 100, 1_000, 500
+  config.log_every, config.eval_every, config.checkpoint_every = 100, 1_250, 500
   return common.finish(config, mode)
