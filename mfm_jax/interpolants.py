@@ -84,13 +84,6 @@ def get(name: str) -> Interpolant:
   return INTERPOLANTS[name]
 
 
-def name_of(interpolant: Interpolant) -> str:
-  """The inverse of `get`; ValueError for an interpolant that has no name."""
-  names = {known: name for name, known in INTERPOLANTS.items()}
-  checks.one_of("interpolant", interpolant, names)
-  return names[interpolant]
-
-
 def _derivative(f, t):
   return jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
 

@@ -5,7 +5,6 @@ in a row have zero gradients for ever (a zero embedder behind a closed gate neve
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from mfm_jax.types import Array
@@ -90,8 +89,3 @@ class LogWeight(nn.Module):
     times = [time_features(time, self.features) for time in (s, u, t)]
     hidden = nn.silu(nn.Dense(self.width, name="hidden")(jnp.concatenate(times, -1)))
     return nn.Dense(1, kernel_init=nn.initializers.zeros, name="out")(hidden)[:, 0]
-
-
-def parameter_count(params) -> int:
-  """Number of scalars in a tree of parameters."""
-  return sum(leaf.size for leaf in jax.tree.leaves(params))
