@@ -10,7 +10,15 @@ from mfm_jax.training.config import RunConfig, from_dict
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # One size for all tests, so that they share compiled programs.
-SIZE = {"model.width": 16, "model.depth": 1, "eval_every": 0, "eval_batches": 1, "data.test_size": 256}
+SIZE = {
+  "model.width": 16,
+  "model.depth": 1,
+  "optimizer.schedule": "constant",  # so that the number of steps is not part of the program
+  "ema": (0.5, 0.999),
+  "eval_every": 0,
+  "eval_batches": 1,
+  "data.test_size": 256,
+}
 FLAGS = [
   f"--config={ROOT / 'experiments/configs/gmm.py'}:smoke",
   *[f"--config.{key}={value}" for key, value in SIZE.items()],

@@ -1,6 +1,5 @@
 """Interpolants against finite differences and against a data law of atoms, where p_t is a finite sum."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -8,7 +8,14 @@ from mfm_jax.training.config import RunConfig, to_dict
 
 def default(name: str) -> ml_collections.ConfigDict:
   """Every key of a run with its default, for data.name = `name`; setting an unknown key is an error."""
-  return ml_collections.ConfigDict(to_dict(RunConfig(data=DataConfig(name=name))))
+  return ml_collections.ConfigDict(_tuples(to_dict(RunConfig(data=DataConfig(name=name)))))
+
+
+def _tuples(value):
+  """Lists as tuples, which alone config_flags lets the command line override: --config.ema=0.9,0.99."""
+  if isinstance(value, dict):
+    return {name: _tuples(item) for name, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def finish(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:

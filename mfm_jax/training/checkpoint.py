@@ -53,6 +53,9 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, ascending. A folder that a killed save left is not one."""
+    # Reading the folder anew while a save is on its way would make orbax forget that save, and keep
+    # its checkpoint for ever.
+    self._manager.wait_until_finished()
     self._manager.reload()
     return sorted(step for step in self._manager.all_steps() if _complete(self.folder / str(step)))
 

@@ -46,9 +46,10 @@ def evaluate(
     times: () for the defaults of the paper's tables.
 
   Raises:
-      got = run.config.data.name
-      raise ValueError(f"metrics {draw_metrics} need a mixture or labelled images; got {got}")
+    ValueError: no metric or an unknown one, t outside [0, 1], a plain flow, draws of other data than
+      mixtures and labelled images.
   """
+  checks.at_least("number of metrics", len(metrics), 1)
   for metric in metrics:
     checks.one_of("metrics", metric, METRICS)
   for t in times:

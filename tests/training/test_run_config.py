@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import pathlib
 import re
 
 import pytest
@@ -14,7 +13,7 @@ from mfm_jax.training.config import MixtureConfig, RunConfig, from_dict, to_dict
 
 NAMES = sorted(
   path.stem
-  for path in pathlib.Path("experiments/configs").resolve().glob("*.py")
+  for path in (run_case.ROOT / "experiments/configs").glob("*.py")
   if path.stem not in ("__init__", "common")
 )
 VALID = {"data": {"name": "mixture"}}

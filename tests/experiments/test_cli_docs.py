@@ -1,0 +1,77 @@
+"""docs/cli.md names every flag, JSON key, column and array of every command, and no other."""
+
+import re
+
+import numpy as np
+import pytest
+import run_case
+
+TEXT = (run_case.ROOT / "docs" / "cli.md").read_text()
+COMMANDS = sorted(
+  path.stem for path in (run_case.ROOT / "experiments").glob("*.py") if path.stem not in ("__init__", "cli")
+)
+
+
+def _table(command: str, header: str) -> dict[str, str]:
+  """First cell (without backticks) -> the rest of the row, of the table that `header` begins."""
+  sections = re.split(r"^## (\w+)$", TEXT, flags=re.MULTILINE)
+  section = dict(zip(sections[1::2], sections[2::2], strict=True))[command]
+  rows = re.search(rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)", section, flags=re.MULTILINE)[1]
+  cells = [row.strip("| ").split(" | ", 1) for row in rows.splitlines()]
+  return {name.replace("`", ""): rest for name, rest in cells}
+
+
+def _columns(rows: str) -> list[str]:
+  return re.findall(r"`(\w+)`", _table("evaluate", "Rows")[rows])
+
+
+def test_every_command_has_a_section():
+  assert sorted(re.findall(r"^## (\w+)$", TEXT, flags=re.MULTILINE)) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_flags_are_those_of_the_program(command):
+  source = (run_case.ROOT / "experiments" / f"{command}.py").read_text()
+  flags = {f"--{name}" for name in re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source)}
+  if "cli.define_config(" in source:
+    flags.add("--config")
+  assert set(_table(command, "Flag")) - {"--config.<key>"} == flags
+
+
+def test_the_folder_and_the_keys_of_train(trained):
+  folder, done = trained
+  assert set(done.json) == set(_table("train", "JSON key"))
+  documented = {name.rstrip("/") for name in _table("train", "Name")}
+  assert documented <= {path.name for path in folder.iterdir()}
+
+
+def test_the_keys_and_arrays_of_sample(labelled, commands, tmp_path):
+  flags = ["--mode=posterior", "--num=2", "--num_contexts=2", "--label=1", f"--out={tmp_path / 'x.npz'}"]
+  done = commands("sample", f"--workdir={labelled}", *flags)
+  assert set(done.json) == set(_table("sample", "JSON key"))
+  with np.load(done.json["out"]) as file:
+    assert set(file.files) == set(_table("sample", "Array"))
+
+
+def test_the_keys_and_columns_of_evaluate(trained, commands):
+  small = ["--metrics=posterior,value,conditioning", "--contexts=4", "--draws=16", "--times=0.3"]
+  result = commands("evaluate", f"--workdir={trained[0]}", *small).json
+  assert set(result) == set(_table("evaluate", "JSON key")) - {"value"}  # of images
+  for name, rows in (
+    ("posterior", "posterior of mixtures"),
+    ("value_sharp", "value_sharp, value_quadratic"),
+    ("value_quadratic", "value_sharp, value_quadratic"),
+    ("conditioning", "conditioning"),
+  ):
+    assert list(result[name][0]) == _columns(rows)
+
+
+@pytest.mark.slow
+def test_the_keys_of_the_demo_and_of_an_evaluation_of_images(commands, tmp_path):
+  config = f"--config={run_case.ROOT / 'experiments/configs/digits.py'}:smoke"
+  done = commands("demo", config, f"--workdir={tmp_path}")
+  assert set(done.json) == set(_table("demo", "JSON key")) | set(_table("train", "JSON key"))
+  small = ["--metrics=posterior,value", "--contexts=3", "--draws=4", "--times=0.5"]
+  result = commands("evaluate", f"--workdir={tmp_path}", *small).json
+  assert list(result["posterior"][0]) == _columns("posterior of images")
+  assert list(result["value"][0]) == _columns("value")

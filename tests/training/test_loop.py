@@ -1,0 +1,202 @@
+"""What a run writes, what stops it, and that several devices train the same network."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import run_case
+
+from mfm_jax.training import loop, sharding
+from mfm_jax.training.config import RunConfig, from_dict, to_dict
+from mfm_jax.training.run import load_run, read_config
+from mfm_jax.training.state import params_sha256
+
+
+def test_a_run_folder_holds_what_the_documentation_promises(finished):
+  names = {path.name for path in finished.iterdir()}
+  assert names == {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples", "summary.json"}
+  assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["10", "20"]
+  assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
+  pictures = list((finished / "samples").glob("*.png"))
+  assert [path.name for path in pictures] == ["samples_0000020.png"]
+  assert pictures[0].read_bytes().startswith(b"\x89PNG")
+
+
+def test_config_json_is_the_configuration(finished):
+  stored = json.loads((finished / "config.json").read_text())
+  assert from_dict(RunConfig, stored["config"]) == run_case.smoke()
+  config, info = read_config(finished)
+  assert to_dict(config) == stored["config"]
+  assert (info.shape, info.num_classes, info.image) == ((2,), 0, False)
+
+
+def test_every_line_of_metrics_has_its_four_keys(finished):
+  lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+  assert all(set(line) == {"step", "name", "value", "seconds"} for line in lines)
+  terms = ("loss", "diagonal", "consistency")
+  expected = {(step, f"train/{name}") for step in (5, 10, 15, 20) for name in (*terms, "grad_norm")}
+  expected |= {(20, f"held_out/{name}") for name in terms}
+  assert set(run_case.metrics(finished)) == expected
+  seconds = [line["seconds"] for line in lines]
+  assert seconds == sorted(seconds)
+
+
+def test_the_summary_describes_the_final_parameters(finished):
+  summary = json.loads((finished / "summary.json").read_text())
+  raw = load_run(finished, ema="raw")
+  assert summary["params_sha256"] == raw.sha256 == params_sha256(raw.params)
+  assert summary["steps"] == raw.step == 20
+  assert summary["seconds"] >= summary["seconds_compile"] > 0
+  held_out = {name: value for name, value in summary.items() if name.startswith("held_out/")}
+  written = run_case.metrics(finished)
+  assert held_out == {name: written[20, name] for name in held_out} != {}
+
+
+def test_averages_are_chosen_by_decay(finished):
+  longest, raw = load_run(finished), load_run(finished, ema="raw")
+  assert (longest.ema, raw.ema) == ("0.999", "raw")
+  assert longest.sha256 == load_run(finished, ema="0.999").sha256
+  assert len({longest.sha256, raw.sha256, load_run(finished, ema="0.5").sha256}) == 3
+  with pytest.raises(ValueError, match=re.escape("ema must be one of 0.5, 0.999, raw; got '0.9'")):
+    load_run(finished, ema="0.9")
+
+
+@pytest.mark.parametrize("broken", [4, 13], ids=["before the first checkpoint", "after one"])
+def test_a_value_that_is_not_finite_stops_the_run_which_can_go_on(broken, finished, tmp_path, monkeypatch):
+  put_batch, calls = sharding.put_batch, []
+
+  def breaking(batch, mesh):
+    calls.append(1)
+    if len(calls) == broken + 1:  # the first call is that of the compilation
+      batch = {**batch, "x1": np.full_like(batch["x1"], np.nan)}
+    return put_batch(batch, mesh)
+
+  good = f"step 10 in {tmp_path}/checkpoints" if broken > 10 else "none was saved yet"
+  message = rf"got (diagonal|consistency|loss|grad_norm) = nan at step {broken}; last good checkpoint: {good}"
+  with monkeypatch.context() as patch:
+    patch.setattr(sharding, "put_batch", breaking)
+    with pytest.raises(ValueError, match=message):
+      loop.train(run_case.smoke(), tmp_path)
+  assert not (tmp_path / "summary.json").exists()
+  if broken > 10:
+    assert load_run(tmp_path).step == 10
+  summary = loop.train(run_case.smoke(), tmp_path)
+  assert summary["params_sha256"] == json.loads((finished / "summary.json").read_text())["params_sha256"]
+  assert run_case.metrics(tmp_path) == run_case.metrics(finished)
+
+
+def test_a_step_that_ends_at_a_checkpoint_is_checked_before_it_is_saved(tmp_path, monkeypatch):
+  put_batch, calls = sharding.put_batch, []
+
+  def breaking(batch, mesh):
+    calls.append(1)
+    return put_batch({**batch, "x1": batch["x1"] * (np.nan if len(calls) == 11 else 1)}, mesh)
+
+  monkeypatch.setattr(sharding, "put_batch", breaking)
+  with pytest.raises(ValueError, match="at step 10; last good checkpoint: none was saved yet"):
+    loop.train(run_case.smoke(), tmp_path)
+  assert not (tmp_path / "checkpoints" / "10").exists()
+
+
+def _tree(folder):
+  return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_a_foreign_folder_is_left_as_it_is(tmp_path):
+  (tmp_path / "thesis.txt").write_text("mine")
+  before = _tree(tmp_path)
+  with pytest.raises(ValueError, match=r"must be a run folder; got .*: a folder without config.json"):
+    loop.train(run_case.smoke(), tmp_path)
+  assert _tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [("{", "config.json of a run folder must be JSON"), ("[]", "format 1"), ('{"format": 0}', "format 1")],
+)
+def test_a_config_json_of_something_else_is_refused(content, message, tmp_path):
+  (tmp_path / "config.json").write_text(content)
+  before = _tree(tmp_path)
+  with pytest.raises(ValueError, match=message):
+    loop.train(run_case.smoke(), tmp_path)
+  assert _tree(tmp_path) == before
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+  (tmp_path / "run").write_text("")
+  with pytest.raises(ValueError, match="workdir must be a folder; got the file"):
+    loop.train(run_case.smoke(), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"interpolant": "trigonometric"}, "config.interpolant: 'linear' -> 'trigonometric'"),
+    ({"seed": 1}, "config.seed: 0 -> 1"),
+    ({"model.width": 24}, "config.model.width: 16 -> 24"),
+    ({"data.seed": 1}, "config.data.seed: 0 -> 1"),
+    ({"optimizer.learning_rate": 1.0}, "config.optimizer.learning_rate: 0.002 -> 1.0"),
+  ],
+)
+def test_another_configuration_is_refused_by_key_and_nothing_is_written(changes, message, finished):
+  before = _tree(finished)
+  with pytest.raises(ValueError, match=re.escape(message)):
+    loop.train(run_case.smoke(changes), finished)
+  assert _tree(finished) == before
+
+
+def test_a_folder_without_checkpoints_cannot_be_loaded(tmp_path):
+  with pytest.raises(ValueError, match="no such folder"):
+    load_run(tmp_path / "nowhere")
+  config = json.dumps({"format": 1, "config": to_dict(run_case.smoke()), "data": INFO})
+  (tmp_path / "config.json").write_text(config)
+  with pytest.raises(ValueError, match="workdir must hold a checkpoint; got none"):
+    load_run(tmp_path)
+
+
+INFO = {"shape": [2], "num_classes": 0, "data_std": 1.0, "image": False}
+
+TWO_DEVICES = """
+import json, sys
+import jax
+import run_case
+from mfm_jax.training import loop
+
+assert jax.device_count() == 2
+summary = loop.train(run_case.smoke(), sys.argv[1])
+try:
+  loop.train(run_case.smoke({"batch_size": 15}), sys.argv[1] + "-odd")
+except ValueError as error:
+  summary["error"] = str(error)
+print(json.dumps(summary))
+"""
+
+
+def test_two_devices_train_the_same_network(finished, tmp_path):
+  flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+  done = subprocess.run(
+    [sys.executable, "-c", TWO_DEVICES, str(tmp_path / "run")],
+    env=run_case.environment(XLA_FLAGS=flags.strip()),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  summary = json.loads(done.stdout.splitlines()[-1])
+  assert summary.pop("error") == "batch_size must be a multiple of the number of devices; got 15 on 2"
+  # The same draws; sums over the batch in another order: float32 rounding, 20 steps long.
+  one, two = run_case.metrics(finished), run_case.metrics(tmp_path / "run")
+  assert one.keys() == two.keys()
+  for name in one:
+    assert two[name] == pytest.approx(one[name], rel=1e-4), name
+  # A run of two devices is sampled on one.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    load_run(tmp_path / "run").params,
+    load_run(finished).params,
+  )
