@@ -21,6 +21,7 @@ from mfm_jax.training.state import create, params_sha256
 from mfm_jax.types import Array, Cond, MarginalVelocity, PyTree, Velocity
 
 FORMAT = 1
+_PARTIAL = "config.json.partial"  # all that a process killed at the start leaves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,7 @@ def check_workdir(workdir: pathlib.Path, config: RunConfig, info: DataInfo) -> N
   """
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f"workdir must be a folder; got the file {workdir}")
-  if not workdir.exists() or not any(workdir.iterdir()):
+  if not workdir.exists() or not {path.name for path in workdir.iterdir()} - {_PARTIAL}:
     return
   stored = _read(workdir)
   new = describe(config, info)
@@ -214,7 +215,7 @@ def check_workdir(workdir: pathlib.Path, config: RunConfig, info: DataInfo) -> N
 def write_config(workdir: pathlib.Path, config: RunConfig, info: DataInfo) -> None:
   """Writes config.json, atomically."""
   workdir.mkdir(parents=True, exist_ok=True)
-  temporary = workdir / "config.json.partial"
+  temporary = workdir / _PARTIAL
   temporary.write_text(json.dumps(describe(config, info), indent=2) + "\n")
   temporary.replace(workdir / "config.json")
 
