@@ -15,7 +15,8 @@ from mfm_jax.losses import DrawConfig, Objective
 from mfm_jax.models import ModelConfig
 from mfm_jax.training.optimizer import OptimizerConfig
 
-# Keys that may differ when a run is resumed: they change what is watched or how long, not what is learnt.
+# Keys that may differ when a run is resumed: they change what is watched, or how long it trains (a cosine
+# schedule then follows the new length from the resumed step on).
 RESUMABLE = ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
 
 
