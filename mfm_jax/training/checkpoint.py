@@ -1,5 +1,6 @@
 """Checkpoints: asynchronous, atomic, with everything that resuming needs. All use of orbax is here."""
 
+import copy
 import dataclasses
 import pathlib
 import shutil
@@ -72,8 +73,9 @@ class Checkpoints:
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        data=ocp.args.JsonSave(data),
-        meta=ocp.args.JsonSave(meta),
+        # Copies: orbax writes them later, when the caller may have gone on changing its own.
+        data=ocp.args.JsonSave(copy.deepcopy(data)),
+        meta=ocp.args.JsonSave(copy.deepcopy(meta)),
       ),
     )
     if not saved:  # orbax skips a step before the latest one without a word
