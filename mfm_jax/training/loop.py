@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from mfm_jax.data import datasets, pipeline
 from mfm_jax.data.datasets import Dataset
 from mfm_jax.data.sources import Source
-from mfm_jax.training import optimizer, pictures, run, sharding, step
+from mfm_jax.training import folder, optimizer, pictures, run, sharding, step
 from mfm_jax.training.checkpoint import Checkpoints
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.logging import MetricWriter
@@ -43,8 +43,8 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
   sharding.check_batch_size(config.batch_size, mesh)
   mixture = config.mixture.build() if config.data.name == "mixture" else None
   dataset = datasets.load(config.data, mixture)
-  info = run.data_info(dataset)
-  run.check_workdir(workdir, config, info)
+  info = folder.data_info(dataset)
+  folder.check_workdir(workdir, config, info, folder.RUN)
   pieces = run.parts(config, info)
   teacher, teacher_id = run.teacher(config, info)
   loss = step.make_loss(pieces.model, pieces.interpolant, pieces.objective, pieces.draws, teacher)
@@ -55,7 +55,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
   )()
   batches = _batches(dataset.train, config, config.seed)
 
-  run.write_config(workdir, config, info)
+  folder.write_config(workdir, config, info, folder.RUN)
   with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints, writable=True) as checkpoints:
     restored, window = checkpoints.restore(state), []
     if restored is not None:

@@ -1,43 +1,22 @@
-"""A run folder: what identifies it, and a trained run loaded from it, ready to sample."""
+"""A trained run loaded from its folder, ready to sample."""
 
 import dataclasses
-import json
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from mfm_jax import checks, flow_map, interpolants, oracles
-from mfm_jax.data.datasets import Dataset
 from mfm_jax.interpolants import Interpolant
 from mfm_jax.losses import DrawConfig, Objective
 from mfm_jax.models import Model, build
 from mfm_jax.precondition import GaussianSkip
-from mfm_jax.training import optimizer
+from mfm_jax.training import folder, optimizer
 from mfm_jax.training.checkpoint import Checkpoints
-from mfm_jax.training.config import RESUMABLE, RunConfig, differences, from_dict, to_dict
+from mfm_jax.training.config import RunConfig
+from mfm_jax.training.folder import DataInfo
 from mfm_jax.training.state import create, params_sha256
 from mfm_jax.types import Array, Cond, MarginalVelocity, PyTree, Velocity
-
-FORMAT = 1
-_PARTIAL = "config.json.partial"  # all that a process killed at the start leaves
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataInfo:
-  """What a network must know of its data; kept with the run, so that sampling needs no data."""
-
-  shape: tuple[int, ...]
-  num_classes: int
-  data_std: float
-  image: bool
-
-
-def data_info(dataset: Dataset) -> DataInfo:
-  """The `DataInfo` of a data set."""
-  names = [field.name for field in dataclasses.fields(DataInfo)]
-  return DataInfo(**{name: getattr(dataset, name) for name in names})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,46 +163,7 @@ def read_config(workdir: pathlib.Path) -> tuple[RunConfig, DataInfo]:
   Raises:
     ValueError: a missing folder, one that is not a run folder, or one of another format.
   """
-  stored = _read(workdir)
-  info = {**stored["data"], "shape": tuple(stored["data"]["shape"])}
-  return from_dict(RunConfig, stored["config"]), DataInfo(**info)
-
-
-def check_workdir(workdir: pathlib.Path, config: RunConfig, info: DataInfo) -> None:
-  """Raises unless `workdir` is new, empty, or holds the same run; writes nothing.
-
-  Raises:
-    ValueError: a foreign folder, or a stored run that differs in a key that resuming may not change.
-  """
-  if workdir.exists() and not workdir.is_dir():
-    raise ValueError(f"workdir must be a folder; got the file {workdir}")
-  if not workdir.exists() or not {path.name for path in workdir.iterdir()} - {_PARTIAL}:
-    return
-  stored = _read(workdir)
-  new = describe(config, info)
-  for key in RESUMABLE:
-    stored["config"].pop(key, None)
-    new["config"].pop(key, None)
-  changed = differences(stored["config"], new["config"])
-  changed += differences(stored["data"], new["data"], "data")
-  if changed:
-    raise ValueError(
-      f"the run in {workdir} can be resumed only with its own configuration; got {'; '.join(changed)}"
-    )
-
-
-def write_config(workdir: pathlib.Path, config: RunConfig, info: DataInfo) -> None:
-  """Writes config.json, atomically."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  temporary = workdir / _PARTIAL
-  temporary.write_text(json.dumps(describe(config, info), indent=2) + "\n")
-  temporary.replace(workdir / "config.json")
-
-
-def describe(config: RunConfig, info: DataInfo) -> dict[str, Any]:
-  """The content of config.json."""
-  data = {**dataclasses.asdict(info), "shape": list(info.shape)}
-  return {"format": FORMAT, "config": to_dict(config), "data": data}
+  return folder.read(workdir, RunConfig, folder.RUN)
 
 
 def teacher(config: RunConfig, info: DataInfo) -> tuple[MarginalVelocity | None, str]:
@@ -248,17 +188,3 @@ def teacher(config: RunConfig, info: DataInfo) -> tuple[MarginalVelocity | None,
         f"the teacher must have the {name} of the run; got {other} in {config.teacher}, {own} here"
       )
   return run.marginal, run.sha256
-
-
-def _read(workdir):
-  path = workdir / "config.json"
-  if not path.exists():
-    what = "a folder without config.json" if workdir.exists() else "no such folder"
-    raise ValueError(f"workdir must be a run folder; got {workdir}: {what}")
-  try:
-    stored = json.loads(path.read_text())
-  except json.JSONDecodeError as error:
-    raise ValueError(f"config.json of a run folder must be JSON; got {path}: {error}") from None
-  if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-    raise ValueError(f"config.json must be of a run of format {FORMAT}; got {path}")
-  return stored

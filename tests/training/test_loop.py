@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import run_case
 
-from mfm_jax.training import loop, run, sharding
+from mfm_jax.training import folder, loop, sharding
 from mfm_jax.training.config import RunConfig, from_dict, to_dict
 from mfm_jax.training.run import load_run, read_config
 from mfm_jax.training.state import params_sha256
@@ -106,7 +106,7 @@ def test_a_step_that_ends_at_a_checkpoint_is_checked_before_it_is_saved(tmp_path
 def test_a_folder_of_a_run_killed_at_its_very_start_is_new(tmp_path):
   (tmp_path / "config.json.partial").write_text("{")
   config = run_case.smoke()
-  run.check_workdir(tmp_path, config, run.DataInfo(**{**INFO, "shape": (2,)}))
+  folder.check_workdir(tmp_path, config, folder.DataInfo(**{**INFO, "shape": (2,)}), folder.RUN)
 
 
 def _tree(folder):

@@ -275,7 +275,7 @@ _SAVING = [("checkpoint.Checkpoints", "save", 4, delay) for delay in (0, 0.002, 
   [
     *_SAVING,
     ("checkpoint.Checkpoints", "save", 1, 0.003),
-    ("run", "write_config", 1, 0),
+    ("loop.folder", "write_config", 1, 0),
     ("logging.MetricWriter", "write", 7, 0),
     ("loop._Evaluation", "__call__", 1, 0),
     ("loop", "write_atomically", 1, 0),

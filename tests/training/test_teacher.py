@@ -10,7 +10,7 @@ import pytest
 import run_case
 
 from mfm_jax import oracles
-from mfm_jax.training import generate, loop, run, step
+from mfm_jax.training import folder, generate, loop, run, step
 from mfm_jax.training.run import load_run
 
 DISTILL = {"loss.diagonal": "teacher", "loss.consistency": "eulerian_teacher"}
@@ -18,7 +18,7 @@ DISTILL = {"loss.diagonal": "teacher", "loss.consistency": "eulerian_teacher"}
 
 def test_the_oracle_is_the_closed_form_and_needs_no_folder():
   config = run_case.smoke({**DISTILL, "teacher": "oracle"})
-  info = run.DataInfo(shape=(2,), num_classes=0, data_std=1.0, image=False)
+  info = folder.DataInfo(shape=(2,), num_classes=0, data_std=1.0, image=False)
   velocity, name = run.teacher(config, info)
   assert name == "oracle"
   t, x = jnp.asarray([0.2, 0.7]), jnp.asarray([[0.3, -1.0], [2.0, 1.0]])
@@ -27,7 +27,7 @@ def test_the_oracle_is_the_closed_form_and_needs_no_folder():
 
 
 def test_no_teacher_where_no_form_asks_for_one():
-  info = run.DataInfo(shape=(2,), num_classes=0, data_std=1.0, image=False)
+  info = folder.DataInfo(shape=(2,), num_classes=0, data_std=1.0, image=False)
   assert run.teacher(run_case.smoke(), info) == (None, "")
 
 

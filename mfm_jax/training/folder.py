@@ -1,0 +1,96 @@
+"""A folder made by training: what identifies it, and whether it may be written to again."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from mfm_jax.data.datasets import Dataset
+from mfm_jax.training.config import RESUMABLE, differences, from_dict, to_dict
+
+FORMAT = 1
+RUN, CLASSIFIER = "run", "classifier"  # kinds of folders
+_MAY_CHANGE = {RUN: RESUMABLE, CLASSIFIER: ("log_every",)}  # keys, when a folder is used again
+_PARTIAL = "config.json.partial"  # all that a process killed at the start leaves
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataInfo:
+  """What a network must know of its data; kept with the run, so that sampling needs no data."""
+
+  shape: tuple[int, ...]
+  num_classes: int
+  data_std: float
+  image: bool
+
+
+def data_info(dataset: Dataset) -> DataInfo:
+  """The `DataInfo` of a data set."""
+  names = [field.name for field in dataclasses.fields(DataInfo)]
+  return DataInfo(**{name: getattr(dataset, name) for name in names})
+
+
+def check_workdir(workdir: pathlib.Path, config: Any, info: DataInfo, kind: str) -> None:
+  """Raises unless `workdir` is new, empty, or holds the same training; writes nothing.
+
+  Raises:
+    ValueError: a foreign folder, one of another kind, or one that differs in a key that resuming may
+      not change.
+  """
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f"workdir must be a folder; got the file {workdir}")
+  if not workdir.exists() or not {path.name for path in workdir.iterdir()} - {_PARTIAL}:
+    return
+  stored = _read(workdir, kind)
+  new = describe(config, info, kind)
+  for key in _MAY_CHANGE[kind]:
+    stored["config"].pop(key, None)
+    new["config"].pop(key, None)
+  changed = differences(stored["config"], new["config"])
+  changed += differences(stored["data"], new["data"], "data")
+  if changed:
+    raise ValueError(
+      f"the run in {workdir} can be resumed only with its own configuration; got {'; '.join(changed)}"
+    )
+
+
+def write_config(workdir: pathlib.Path, config: Any, info: DataInfo, kind: str) -> None:
+  """Writes config.json, atomically."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  temporary = workdir / _PARTIAL
+  temporary.write_text(json.dumps(describe(config, info, kind), indent=2) + "\n")
+  temporary.replace(workdir / "config.json")
+
+
+def read(workdir: pathlib.Path, config_type: type, kind: str) -> tuple[Any, DataInfo]:
+  """The configuration and the data description of a folder of this kind.
+
+  Raises:
+    ValueError: a missing folder, one without config.json, of another format or of another kind.
+  """
+  stored = _read(workdir, kind)
+  info = {**stored["data"], "shape": tuple(stored["data"]["shape"])}
+  return from_dict(config_type, stored["config"]), DataInfo(**info)
+
+
+def describe(config: Any, info: DataInfo, kind: str) -> dict[str, Any]:
+  """The content of config.json."""
+  data = {**dataclasses.asdict(info), "shape": list(info.shape)}
+  return {"format": FORMAT, "kind": kind, "config": to_dict(config), "data": data}
+
+
+def _read(workdir: pathlib.Path, kind: str) -> dict[str, Any]:
+  path = workdir / "config.json"
+  if not path.exists():
+    what = "a folder without config.json" if workdir.exists() else "no such folder"
+    raise ValueError(f"workdir must be a run folder; got {workdir}: {what}")
+  try:
+    stored = json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(f"config.json of a run folder must be JSON; got {path}: {error}") from None
+  if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+    raise ValueError(f"config.json must be of a run of format {FORMAT}; got {path}")
+  found = stored.setdefault("kind", RUN)  # folders older than the other kinds do not say
+  if found != kind:
+    raise ValueError(f"workdir must be the folder of a {kind}; got that of a {found}: {workdir}")
+  return stored
