@@ -1,7 +1,9 @@
 """Fixed-step integrators of dx = drift dt and dX = drift dt + sigma dW; each is one `lax.scan`.
 
 A drift is any function (t_B, x) -> array like x: a marginal velocity, an inner velocity with its
-context bound, or either with steering added. The caller gives the time grid (`times.grid`).
+context bound, or either with steering added. A drift that is random, or finds more than a slope, takes
+an entry of `inputs` as third argument and returns (slope, aux). The caller gives the time grid
+(`times.grid`).
 """
 
 from collections.abc import Callable
@@ -11,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mfm_jax import checks
-from mfm_jax.types import Array, PRNGKey, expand_like
+from mfm_jax.types import Array, PRNGKey, PyTree, expand_like
 
-Drift = Callable[[Array, Array], Array]
+Drift = Callable[..., Array]  # (t_B, x) or, with inputs, (t_B, x, entry)
 Scale = Callable[[Array], Array]
 
 EVALUATIONS = {"euler": 1, "heun": 2}  # drift evaluations a step
@@ -41,7 +43,14 @@ def check_times(times: Array, *, start: float | None = None, end: float | None =
 
 
 def ode(
-  x: Array, times: Array, drift: Drift, *, method: str = "euler", keep: bool = False
+  x: Array,
+  times: Array,
+  drift: Drift,
+  *,
+  method: str = "euler",
+  keep: bool = False,
+  inputs: PyTree = None,
+  has_aux: bool = False,
 ) -> tuple[Array, dict]:
   """Integrates dx/dt = drift(t, x) from times[0] to times[-1].
 
@@ -51,9 +60,12 @@ def ode(
     drift: (t_B, x) -> like x. Euler evaluates it at times[:-1], Heun at the end of each step too.
     method: "euler" (order 1) or "heun" (order 2, the explicit trapezoid rule).
     keep: also return every state.
+    inputs: leaves (K, ...), one entry a step, the drift's third argument; None for a drift of two.
+    has_aux: the drift returns (slope, aux).
 
   Returns:
-    x at times[-1] and {"evaluations": drift evaluations, "path": (K + 1, B, ...) with `keep`}.
+    x at times[-1] and {"evaluations": drift evaluations, "path": (K + 1, B, ...) with `keep`, "aux":
+    with `has_aux` what the drift found at times[:-1], leaves (K, ...)}.
 
   Raises:
     ValueError: an unknown method; times that break a rule of `check_times`.
@@ -61,18 +73,19 @@ def ode(
   checks.one_of("method", method, EVALUATIONS)
   check_times(times)
   starts, steps = _grid(times, x)
+  evaluate = _evaluator(drift, has_aux)
 
-  def advance(x, inputs):
-    t, h = inputs
-    slope = drift(_batch(t, x), x)
+  def advance(x, step):
+    t, h, entry = step
+    slope, aux = evaluate(t, x, entry)
     if method == "heun":
-      ahead = drift(_batch(t + h, x), x + (h * slope).astype(x.dtype))
+      ahead, _ = evaluate(t + h, x + (h * slope).astype(x.dtype), entry)
       slope = 0.5 * (slope + ahead)
     x = x + (h * slope).astype(x.dtype)
-    return x, x if keep else None
+    return x, (x if keep else None, aux)
 
-  end, path = jax.lax.scan(advance, x, (starts, steps))
-  return end, _info(EVALUATIONS[method] * len(steps), x, path)
+  end, kept = jax.lax.scan(advance, x, (starts, steps, inputs))
+  return end, _info(EVALUATIONS[method] * len(steps), x, *kept)
 
 
 def sde(
@@ -84,6 +97,8 @@ def sde(
   *,
   noise: Array | None = None,
   keep: bool = False,
+  inputs: PyTree = None,
+  has_aux: bool = False,
 ) -> tuple[Array, dict]:
   """Euler-Maruyama for dX = drift(t, X) dt + sigma(t) dW.
 
@@ -101,7 +116,7 @@ def sde(
     sigma: t_B -> (B,).
     noise: (K, B, ...) standard normals of the steps in place of the key's, which are
       `normal(split(key, K)[k], x.shape, x.dtype)`.
-    keep: also return every state.
+    keep, inputs, has_aux: as `ode`.
 
   Returns:
     x at times[-1] and info as `ode`.
@@ -115,17 +130,18 @@ def sde(
   source = step_noise(key, noise, len(steps), x)
   ends_at_data = jnp.arange(len(steps)) == len(steps) - 1
   ends_at_data &= jnp.asarray(times)[1:] >= 1.0
+  evaluate = _evaluator(drift, has_aux)
 
-  def advance(x, inputs):
-    t, h, last, source = inputs
-    t_B = _batch(t, x)
-    spread = jnp.where(last, 0.0, sigma(t_B) * jnp.sqrt(h))
-    step = h * drift(t_B, x) + expand_like(spread, x) * draw_noise(source, x)
-    x = x + step.astype(x.dtype)
-    return x, x if keep else None
+  def advance(x, step):
+    t, h, last, source, entry = step
+    slope, aux = evaluate(t, x, entry)
+    spread = jnp.where(last, 0.0, sigma(_batch(t, x)) * jnp.sqrt(h))
+    change = h * slope + expand_like(spread, x) * draw_noise(source, x)
+    x = x + change.astype(x.dtype)
+    return x, (x if keep else None, aux)
 
-  end, path = jax.lax.scan(advance, x, (starts, steps, ends_at_data, source))
-  return end, _info(len(steps), x, path)
+  end, kept = jax.lax.scan(advance, x, (starts, steps, ends_at_data, source, inputs))
+  return end, _info(len(steps), x, *kept)
 
 
 def step_noise(key: PRNGKey | None, noise: Array | None, steps: int, x: Array) -> Array:
@@ -155,8 +171,20 @@ def _batch(t: Array, x: Array) -> Array:
   return jnp.full(x.shape[:1], t)
 
 
-def _info(evaluations: int, start: Array, path: Array | None) -> dict:
+def _evaluator(drift: Drift, has_aux: bool) -> Callable[[Array, Array, PyTree], tuple[Array, PyTree]]:
+  """The drift as (t, x, entry) -> (slope, aux), for a scalar t and whatever the drift takes and gives."""
+
+  def evaluate(t: Array, x: Array, entry: PyTree):
+    out = drift(_batch(t, x), x) if entry is None else drift(_batch(t, x), x, entry)
+    return out if has_aux else (out, None)
+
+  return evaluate
+
+
+def _info(evaluations: int, start: Array, path: Array | None, aux: PyTree) -> dict:
   info = {"evaluations": evaluations}
   if path is not None:
     info["path"] = jnp.concatenate([start[None], path])
+  if aux is not None:
+    info["aux"] = aux
   return info

@@ -51,7 +51,8 @@ def draw(
   def consume(carry, e):
     return carry, map_draws(velocity, e, t, x_t, cond, steps=steps)
 
-  return over_chunks(consume, None, key, t, x_t, draws=draws, noise=noise, chunk=chunk)[1]
+  source = noise_source(key, noise, t, x_t, draws=draws)
+  return over_chunks(consume, None, source, x_t, chunk=chunk)[1]
 
 
 def draw_glass(
@@ -91,7 +92,8 @@ def draw_glass(
 
     return carry, _flattened(rollout, e, t, x_t, cond)
 
-  return over_chunks(consume, None, key, t, x_t, draws=draws, noise=noise, chunk=chunk)[1]
+  source = noise_source(key, noise, t, x_t, draws=draws)
+  return over_chunks(consume, None, source, x_t, chunk=chunk)[1]
 
 
 def map_draws(
@@ -113,51 +115,35 @@ def repeat(tree: PyTree, n: int) -> PyTree:
 def over_chunks(
   consume: Callable[[Any, Array], tuple[Any, PyTree]],
   carry: Any,
-  key: PRNGKey | None,
-  t: Array,
+  source: Array,
   x_t: Array,
   *,
-  draws: int,
-  noise: Array | None = None,
   chunk: int | None = None,
-  remat: bool = False,
 ) -> tuple[Any, PyTree]:
-  """Feeds the start noise of `draws` draws per context to `consume`, `chunk` draws at a time.
+  """Feeds the start noise of many draws per context to `consume`, `chunk` draws at a time.
 
   Args:
     consume: (carry, e) -> (carry, out), e and leaves of out (contexts, n, ...). One scan calls it
-      with n = chunk; what is left over when chunk does not divide draws is one more call, with
+      with n = chunk; what is left over when chunk does not divide the draws is one more call, with
       smaller n, so that no evaluation is wasted on padding.
     carry: its first carry.
-    key, t, x_t, draws, noise, chunk: as `draw`.
-    remat: recompute a chunk, its noise included, when differentiating, so that the memory of a
-      gradient does not grow with `draws` either.
+    source: of `noise_source`, or a part of it: one entry a draw.
+    x_t: contexts, (contexts, ...).
+    chunk: draws per context that are held at a time; None for all.
 
   Returns:
     the last carry and out joined over the chunks, (contexts, draws, ...).
+
+  Raises:
+    ValueError: chunk < 1.
   """
+  draws = source.shape[0]
   chunk = draws if chunk is None else chunk
-  checks.at_least("draws", draws, 1)
   checks.at_least("chunk", chunk, 1)
-  checks.shape("t", t, x_t.shape[:1])
-  checks.in_interval("t", t)
-  if noise is not None:
-    checks.shape("noise", noise, (x_t.shape[0], draws, *x_t.shape[1:]))
-    source = jnp.moveaxis(noise, 1, 0)
-  elif key is not None:
-    source = jax.random.split(key, draws)
-  else:
-    raise ValueError("a key must be given where noise is None; got key=None")
 
   def body(carry, source):
     return consume(carry, jax.vmap(integrators.draw_noise, (0, None), 1)(source, x_t))
 
-  if remat:
-    if noise is None:
-      # The backward pass repeats the chunk's draws on purpose: no reuse of a key by mistake.
-      forward = body
-      body = lambda carry, source: forward(carry, jax.random.clone(source))  # noqa: E731
-    body = jax.checkpoint(body)
   whole, rest = divmod(draws, chunk)
   outs = []
   if whole:
@@ -168,6 +154,22 @@ def over_chunks(
     carry, out = body(carry, source[whole * chunk :])
     outs.append(out)
   return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *outs)
+
+
+def noise_source(key: PRNGKey | None, noise: Array | None, t: Array, x_t: Array, *, draws: int) -> Array:
+  """What the start noise of each draw is made from, (draws, ...): a split of the key, or recorded noise.
+
+  Args and errors as `draw`.
+  """
+  checks.at_least("draws", draws, 1)
+  checks.shape("t", t, x_t.shape[:1])
+  checks.in_interval("t", t)
+  if noise is not None:
+    checks.shape("noise", noise, (x_t.shape[0], draws, *x_t.shape[1:]))
+    return jnp.moveaxis(noise, 1, 0)
+  if key is None:
+    raise ValueError("a key must be given where noise is None; got key=None")
+  return jax.random.split(key, draws)
 
 
 def _join(out: Array) -> Array:
