@@ -36,6 +36,12 @@ class Reward(Protocol):
   def __call__(self, x: Array, cond: Cond) -> Array: ...
 
 
+class Decode(Protocol):
+  """Model space -> data space, (B, ...) -> (B, ...), differentiable and without clipping."""
+
+  def __call__(self, x: Array) -> Array: ...
+
+
 def expand_like(t_B: Array, x: Array) -> Array:
   """Reshapes (B,) to (B, 1, ..., 1) with the rank of `x`, so that it broadcasts against it."""
   return t_B.reshape(t_B.shape + (1,) * (x.ndim - t_B.ndim))

@@ -87,7 +87,8 @@ def value_rows(
   def estimates(keys, velocity, t_B, x_t):
     kwargs = {"draws": draws, "chunk": chunk}
     estimate = value.estimate_value(keys[0], velocity, t_B, x_t, reward, **kwargs)
-    return estimate.value, value.grad_value_gf(keys[1], velocity, interpolant, t_B, x_t, reward, **kwargs)
+    gf = value.value_and_grad_gf(keys[1], velocity, interpolant, t_B, x_t, reward, **kwargs)
+    return estimate.value, gf[1]
 
   @jax.jit
   def errors(key, t):
@@ -96,7 +97,7 @@ def value_rows(
     exact_value = oracles.value(mixture, interpolant, t_B, x_t, *tilt)
     exact_grad = oracles.grad_value(mixture, interpolant, t_B, x_t, *tilt)
     out = {}
-    sampler = _exact_sampler(mixture, interpolant)
+    sampler = oracles.as_sampler(mixture, interpolant)
     for name, source in (("", velocity), ("floor", sampler)):
       keys = [jax.random.fold_in(key, len(out)) for key in (key_v, key_grad)]
       v, grad = estimates(keys, source, t_B, x_t)
@@ -124,29 +125,6 @@ def _contexts(key, mixture, interpolant, t, n):
   x1 = oracles.sample(key_data, mixture, n)
   t_B = jnp.full((n,), t)
   return t_B, interpolants.interpolate(interpolant, t_B, jax.random.normal(key_noise, x1.shape), x1)
-
-
-def _exact_sampler(mixture: GaussianMixture, interpolant: Interpolant) -> Velocity:
-  """A one-step "velocity" x1 - e whose x1 is an exact posterior draw made from the start noise e.
-
-  Gaussian components are drawn by e itself, the component by a hash of it: cheaper than the exact map
-  and, as a sampler, exact.
-  """
-
-  def velocity(s, u, x_s, t, x_t, cond):
-    del s, u, cond
-    laws = oracles.posterior(mixture, interpolant, t, x_t)
-
-    def one(law, e):
-      bits = jax.lax.bitcast_convert_type(e.astype(jnp.float32), jnp.uint32)
-      key = jax.random.wrap_key_data(jnp.stack([bits[0], bits[-1]]))
-      component = jax.random.categorical(key, law.log_weights)
-      spread = jnp.sqrt(law.variances[component]) * e
-      return law.means[component] + law.axes[component] @ spread - e
-
-    return jax.vmap(one)(laws, x_s)
-
-  return velocity
 
 
 def _rms(x):
