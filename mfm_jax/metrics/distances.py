@@ -95,18 +95,28 @@ def energy_distance(x, y) -> float:
   return -_two_sample(x, y, np.sqrt, 0.0)
 
 
+def mean_distance(x) -> float:
+  """E|x - x'| over pairs of different samples, (n, ...) with n at least 2, in the units of the data.
+
+  Raises:
+    ValueError: fewer than 2 samples, another shape, values that are not finite.
+  """
+  return float(_within("x", _pair(x, x)[0], np.sqrt, 0.0))
+
+
 def _two_sample(x, y, kernel: Callable[[np.ndarray], np.ndarray], diagonal: float) -> float:
   """E k(x, x') + E k(y, y') - 2 E k(x, y) without self-pairs; `diagonal` is k at distance 0."""
   x, y = _pair(x, y)
-  for name, sample in (("x", x), ("y", y)):
-    checks.at_least(f"the number of samples in {name}", len(sample), 2)
-
-  def within(sample):
-    n = len(sample)
-    return (_kernel_sum(sample, sample, kernel, diagonal) - n * diagonal) / (n * (n - 1))
-
+  own = [_within(name, sample, kernel, diagonal) for name, sample in (("x", x), ("y", y))]
   across = _kernel_sum(x, y, kernel, None) / (len(x) * len(y))
-  return float(within(x) + within(y) - 2.0 * across)
+  return float(sum(own) - 2.0 * across)
+
+
+def _within(name: str, sample, kernel, diagonal: float) -> float:
+  """E k(x, x') over pairs of different samples."""
+  n = len(sample)
+  checks.at_least(f"the number of samples in {name}", n, 2)
+  return (_kernel_sum(sample, sample, kernel, diagonal) - n * diagonal) / (n * (n - 1))
 
 
 def _kernel_sum(x, y, kernel, diagonal: float | None) -> float:
