@@ -13,19 +13,21 @@ from ml_collections import config_flags
 
 from mfm_jax.training.config import RunConfig, check_key, from_dict
 
+_KINDS: list[type] = []  # the class of the program's --config
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
-def define_config(default: str | None = None) -> flags.FlagHolder:
-  """The flag --config=<file>.py[:smoke], with --config.<key>=<value> for every key of the file."""
+def define_config(default: str | None = None, kind: type = RunConfig) -> flags.FlagHolder:
+  """The flag --config=<file>.py[:smoke], with --config.<key>=<value> for every key of `kind`."""
+  _KINDS[:] = [kind]
   return config_flags.DEFINE_config_file("config", default, "Configuration file, e.g. x.py:smoke.")
 
 
-def run_config(flag: flags.FlagHolder) -> RunConfig:
+def config(flag: flags.FlagHolder) -> Any:
   """The frozen configuration behind the flag; ValueError for an unknown key or a wrong type."""
   if flag.value is None:
     raise ValueError("--config must name a configuration file; got none")
-  return from_dict(RunConfig, flag.value.to_dict())
+  return from_dict(_KINDS[0], flag.value.to_dict())
 
 
 def run(main: Callable[[], dict[str, Any]]) -> None:
@@ -71,5 +73,5 @@ def _parse(argv):
       if mode not in ("", "smoke"):
         raise ValueError(f"--config=<file>:<mode> must have the mode smoke or none; got {mode!r}")
     elif name.startswith("config."):
-      check_key(RunConfig, name.removeprefix("config."))
+      check_key(_KINDS[0] if _KINDS else RunConfig, name.removeprefix("config."))
   return flags.FLAGS(argv)

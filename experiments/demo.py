@@ -1,32 +1,49 @@
 """A Meta Flow Map on real scanned digits, from nothing to a report, on a laptop CPU: `make demo`.
 
 Trains experiments/configs/digits.py (or resumes), samples in 1 and 4 steps, lets an independent classifier
-judge, draws posteriors of noisy test digits, and writes report.html into the run folder.
+judge, draws posteriors of noisy test digits, steers the map to a mixture of two classes by every method
+(experiments/configs/steer_digits.py), and writes report.html into the run folder.
 """
 
 import pathlib
 import time
 
 from absl import flags
+from ml_collections import config_flags
 
 from experiments import cli
-from mfm_jax.training import demo, loop
+from experiments.configs import classifier_digits, steer_digits
+from mfm_jax.training import demo, demo_steering, loop
+from mfm_jax.training.classifier import ClassifierConfig
+from mfm_jax.training.config import from_dict
+from mfm_jax.training.run import load_run
+from mfm_jax.training.steer_config import SteerConfig
 
 _CONFIG = cli.define_config("experiments/configs/digits.py")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Run folder.")
 
 
 def main():
-  """Trains, judges, reports."""
-  start = time.monotonic()
-  config = cli.run_config(_CONFIG)
-  print("1/3 training a Meta Flow Map on 1,437 scanned digits", flush=True)
-  trained = loop.train(config, _WORKDIR.value)
-  print("2/3 sampling and judging", flush=True)
-  figures = demo.judge_samples(_WORKDIR.value)
-  print("3/3 drawing posteriors and writing the report", flush=True)
+  """Trains, judges, steers, reports."""
+  start, workdir = time.monotonic(), pathlib.Path(_WORKDIR.value)
+  config = cli.config(_CONFIG)
+  mode = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[2]
+  print("1/4 training a Meta Flow Map on 1,437 scanned digits", flush=True)
+  trained = loop.train(config, workdir)
+  print("2/4 sampling and judging", flush=True)
+  figures = demo.judge_samples(workdir)
+  print("3/4 steering to a mixture of two classes, by each method at equal cost", flush=True)
+  steered = demo_steering.run_steering(
+    load_run(workdir),
+    from_dict(SteerConfig, steer_digits.get_config(mode).to_dict()),
+    from_dict(ClassifierConfig, classifier_digits.get_config(mode).to_dict()),
+    workdir,
+  )
+  figures |= demo_steering.figures(steered)
+  print("4/4 drawing posteriors and writing the report", flush=True)
+  sections = demo_steering.sections(steered)
   seconds = round(time.monotonic() - start, 1)
-  path = demo.write_report(pathlib.Path(_WORKDIR.value), figures, trained, seconds)
+  path = demo.write_report(workdir, figures, trained, sections, seconds)
   print(f"open {path} in a browser", flush=True)
   return {"report": str(path), **figures, **trained, "seconds_total": seconds}
 

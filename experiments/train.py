@@ -16,7 +16,7 @@ def main():
   """Trains; returns the summary."""
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a run folder; got none")
-  return loop.train(cli.run_config(_CONFIG), _WORKDIR.value)
+  return loop.train(cli.config(_CONFIG), _WORKDIR.value)
 
 
 if __name__ == "__main__":

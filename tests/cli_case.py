@@ -19,7 +19,7 @@ _SERVER = """
 import json, os, runpy, sys, traceback
 import matplotlib.pyplot, sklearn.datasets, tensorboardX
 from experiments import cli
-from mfm_jax.training import fidelity, generate, loop, showcase
+from mfm_jax.training import demo_steering, fidelity, generate, loop, showcase
 
 for line in sys.stdin:
   request = json.loads(line)

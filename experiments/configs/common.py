@@ -1,14 +1,30 @@
-"""The default configuration as a ConfigDict, and `smoke`, which shrinks any of them."""
+"""The default configurations as ConfigDicts, and `smoke`, which shrinks any of them."""
 
 import ml_collections
 
 from mfm_jax.data.datasets import DataConfig
+from mfm_jax.training.classifier import ClassifierConfig
 from mfm_jax.training.config import RunConfig, to_dict
+from mfm_jax.training.steer_config import SteerConfig
 
 
 def default(name: str) -> ml_collections.ConfigDict:
   """Every key of a run with its default, for data.name = `name`; setting an unknown key is an error."""
-  return ml_collections.ConfigDict(_tuples(to_dict(RunConfig(data=DataConfig(name=name)))))
+  return _complete(RunConfig(data=DataConfig(name=name)))
+
+
+def classifier(name: str) -> ml_collections.ConfigDict:
+  """Every key of a classifier of data.name = `name`."""
+  return _complete(ClassifierConfig(data=DataConfig(name=name)))
+
+
+def steer() -> ml_collections.ConfigDict:
+  """Every key of a steering experiment."""
+  return _complete(SteerConfig())
+
+
+def _complete(config) -> ml_collections.ConfigDict:
+  return ml_collections.ConfigDict(_tuples(to_dict(config)))
 
 
 def _tuples(value):
@@ -20,9 +36,7 @@ def _tuples(value):
 
 def finish(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:
   """`config` itself, or with mode "smoke" the same objective at a size that takes seconds on a CPU."""
-  if mode not in ("", "smoke"):
-    raise ValueError(f"the part of --config after the colon must be smoke or absent; got {mode!r}")
-  if mode == "smoke":
+  if _is_smoke(mode):
     config.steps, config.batch_size = 20, 16
     config.log_every, config.eval_every, config.checkpoint_every = 5, 10, 10
     config.eval_batches = 2
@@ -33,3 +47,27 @@ def finish(config: ml_collections.ConfigDict, mode: str) -> ml_collections.Confi
     config.draws.anneal_start = min(config.draws.anneal_start, 2)
     config.draws.anneal_end = min(config.draws.anneal_end, 10)
   return config.lock()
+
+
+def finish_classifier(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:
+  """`finish` for a classifier."""
+  if _is_smoke(mode):
+    config.steps, config.batch_size, config.width, config.log_every = 20, 16, 8, 10
+    config.data.train_size, config.data.test_size = 4096, 1024
+    config.optimizer.warmup = 2
+  return config.lock()
+
+
+def finish_steer(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:
+  """`finish` for a steering experiment."""
+  if _is_smoke(mode):
+    config.steps, config.num, config.seeds = 8, 32, 2
+    config.mfm_gf.draws = 4
+    config.dps.scales = config.dps.scales[:2]
+  return config.lock()
+
+
+def _is_smoke(mode: str) -> bool:
+  if mode not in ("", "smoke"):
+    raise ValueError(f"the part of --config after the colon must be smoke or absent; got {mode!r}")
+  return mode == "smoke"

@@ -3,6 +3,7 @@
 import importlib.metadata
 import pathlib
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -50,7 +51,11 @@ def judge_samples(workdir: str | pathlib.Path) -> dict[str, float]:
 
 
 def write_report(
-  workdir: pathlib.Path, figures: dict[str, float], trained: dict[str, Any], seconds: float
+  workdir: pathlib.Path,
+  figures: dict[str, float],
+  trained: dict[str, Any],
+  steered: Sequence[report.Section],
+  seconds: float,
 ) -> pathlib.Path:
   """Writes report.html into the run folder and returns its path.
 
@@ -58,6 +63,7 @@ def write_report(
     workdir: the run folder.
     figures: of `judge_samples`.
     trained: the summary of the training.
+    steered: the sections on steering.
     seconds: wall-clock time up to here.
   """
   run = load_run(workdir)
@@ -91,6 +97,7 @@ def write_report(
         image=grids.png_bytes(painter.posterior(run.params)),
         alt="Posterior draws at several times for four test digits",
       ),
+      *steered,
       report.Section(
         "Training",
         f"{trained['steps']} steps, {trained['seconds']:.0f} s of which "

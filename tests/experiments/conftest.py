@@ -24,6 +24,17 @@ def trained(commands, tmp_path_factory) -> tuple[pathlib.Path, cli_case.Done]:
 
 
 @pytest.fixture(scope="session")
+def classifier(commands, tmp_path_factory) -> tuple[pathlib.Path, cli_case.Done]:
+  """A classifier of the mixture's components, and what its command printed."""
+  folder = tmp_path_factory.mktemp("classifier") / "run"
+  config = f"--config={run_case.ROOT / 'experiments/configs/classifier_digits.py'}:smoke"
+  data = {"data.name": "mixture", "batch_size": 64}
+  sizes = {"steps": 300, "log_every": 100, "optimizer.learning_rate": 1e-2}
+  flags = [f"--config.{key}={value}" for key, value in {**data, **sizes}.items()]
+  return folder, commands("classifier", config, *flags, f"--workdir={folder}")
+
+
+@pytest.fixture(scope="session")
 def labelled(commands, tmp_path_factory) -> pathlib.Path:
   """A run with the mixture's components as labels, trained at guidance scales 1 and 2."""
   folder = tmp_path_factory.mktemp("labelled") / "run"

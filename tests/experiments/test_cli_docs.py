@@ -66,11 +66,40 @@ def test_the_keys_and_columns_of_evaluate(trained, commands):
     assert list(result[name][0]) == _columns(rows)
 
 
+def _figures(columns: set[str]) -> set[str]:
+  """The documented columns of a row of steer, without those that only other data have."""
+  means = {"reward", "sw2", "mmd2", "class_l2", "diversity", "distance_to_base"}
+  return columns | {f"{name}_se" for name in columns & means}
+
+
+def test_the_keys_columns_and_arrays_of_steer(labelled, commands, tmp_path):
+  config = f"--config={run_case.ROOT / 'experiments/configs/steer_gmm.py'}:smoke"
+  done = commands("steer", config, f"--workdir={labelled}", "--method=base", f"--out={tmp_path / 'x.npz'}")
+  assert set(done.json) == set(_table("steer", "JSON key"))
+  columns = set(_table("steer", "Column"))
+  assert set(done.json["methods"][0]) == _figures(columns - {"class_l2"})
+  with np.load(tmp_path / "x.npz") as file:
+    assert set(file.files) == set(_table("steer", "Array")) - {"judged"}
+
+
+def test_the_keys_of_classifier(classifier):
+  assert set(classifier[1].json) == set(_table("classifier", "JSON key"))
+
+
 @pytest.mark.slow
 def test_the_keys_of_the_demo_and_of_an_evaluation_of_images(commands, tmp_path):
   config = f"--config={run_case.ROOT / 'experiments/configs/digits.py'}:smoke"
   done = commands("demo", config, f"--workdir={tmp_path}")
   assert set(done.json) == set(_table("demo", "JSON key")) | set(_table("train", "JSON key"))
+  assert set(done.json["steering"][0]) == _figures(set(_table("steer", "Column")) - {"sw2", "mmd2"})
+  page = (tmp_path / "report.html").read_text()
+  for title in (
+    "Steered to a mixture of classes",
+    "Quality against cost",
+    "Value along the way",
+    "Paths from",
+  ):
+    assert title in page
   small = ["--metrics=posterior,value", "--contexts=3", "--draws=4", "--times=0.5"]
   result = commands("evaluate", f"--workdir={tmp_path}", *small).json
   assert list(result["posterior"][0]) == _columns("posterior of images")

@@ -19,11 +19,12 @@ import quick
 
 from experiments import configs
 from mfm_jax.interpolants import Linear, interpolate
-from mfm_jax.training import optimizer, run, step
+from mfm_jax.training import folder, optimizer, run, step
 from mfm_jax.training.config import RunConfig, from_dict
 
 STEPS, SHARE = 3, 1e-4
-NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if m.name != "common")
+OTHERS = ("common", "steer_", "classifier_")  # no flow maps
+NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if not m.name.startswith(OTHERS))
 SHAPES = {"mixture": ((2,), 3), "digits": ((8, 8, 1), 10), "idx": ((28, 28, 1), 10)}
 
 
@@ -33,7 +34,7 @@ def info_of(config):
   if config.data.size:
     shape = (config.data.size, config.data.size, shape[-1])
   num_classes = classes if config.data.labelled else 0
-  return run.DataInfo(shape=shape, num_classes=num_classes, data_std=0.8, image=len(shape) == 3)
+  return folder.DataInfo(shape=shape, num_classes=num_classes, data_std=0.8, image=len(shape) == 3)
 
 
 def config_of(name, *, skip, guided):

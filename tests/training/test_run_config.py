@@ -9,13 +9,16 @@ import run_case
 
 from mfm_jax.data.datasets import DataConfig
 from mfm_jax.training import config as configs
+from mfm_jax.training.classifier import ClassifierConfig
 from mfm_jax.training.config import MixtureConfig, RunConfig, from_dict, to_dict
+from mfm_jax.training.steer_config import SteerConfig
 
 NAMES = sorted(
   path.stem
   for path in (run_case.ROOT / "experiments/configs").glob("*.py")
   if path.stem not in ("__init__", "common")
 )
+KINDS = {"steer": SteerConfig, "classifier": ClassifierConfig}  # by the first word of the name
 VALID = {"data": {"name": "mixture"}}
 
 
@@ -23,10 +26,11 @@ VALID = {"data": {"name": "mixture"}}
 @pytest.mark.parametrize("name", NAMES)
 def test_every_shipped_configuration_goes_through_json_and_back(name, mode):
   shipped = importlib.import_module(f"experiments.configs.{name}").get_config(mode)
-  config = from_dict(RunConfig, shipped.to_dict())
+  kind = KINDS.get(name.partition("_")[0], RunConfig)
+  config = from_dict(kind, shipped.to_dict())
   plain = to_dict(config)
   stored = json.loads(json.dumps(plain))
-  assert from_dict(RunConfig, stored) == config
+  assert from_dict(kind, stored) == config
   assert stored == plain, "a resumed run compares what it stored with what it is given"
   assert configs.differences(stored, plain) == []
 

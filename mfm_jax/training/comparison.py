@@ -1,0 +1,194 @@
+"""Steering methods side by side on one subject: seeds, tuned scales, cost, and what tells them apart."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mfm_jax import oracles
+from mfm_jax.data import datasets
+from mfm_jax.metrics import classes, distances
+from mfm_jax.metrics.steering import diversity, pmf_l2
+from mfm_jax.oracles import GaussianMixture
+from mfm_jax.rewards.likelihoods import GaussianLikelihood
+from mfm_jax.steering import cost
+from mfm_jax.training.steer_config import SteerConfig
+from mfm_jax.training.steered import Method, Outcome, Subject
+from mfm_jax.types import Reward
+
+HELD_OUT = 1 << 20  # the seed on which scales are tuned
+REFERENCE = 1 << 21  # added to a seed: of the base samples that all methods are compared with
+Figures = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Assessor:
+  """What is measured on samples beside their reward.
+
+  Attributes:
+    tilt: the exact law p_1 exp(r), where it is known.
+    judge: a classifier that the reward does not know, and the class weights to be reached.
+    weights: these, (num_classes,), normalised.
+    decode: model space -> data space, in which distances are taken.
+  """
+
+  tilt: GaussianMixture | None = None
+  judge: classes.Judge | None = None
+  weights: np.ndarray | None = None
+  decode: Callable | None = None
+
+  @property
+  def objective(self) -> str:
+    """The figure that the comparison is about; less is better, but for "reward"."""
+    return "sw2" if self.tilt is not None else "class_l2" if self.weights is not None else "reward"
+
+  def __call__(self, x1: np.ndarray, base: np.ndarray, seed: int) -> Figures:
+    """Figures of samples (num, ...), beside as many of the base model."""
+    out = {}
+    if self.tilt is not None:
+      exact = self.exact(len(x1), seed)
+      out |= {"sw2": distances.sliced_w2(x1, exact), "mmd2": distances.mmd_squared(x1, exact)}
+    groups = None
+    if self.judge is not None:
+      groups = self.judge.predict(x1)
+      if self.weights is not None:
+        out["class_l2"] = pmf_l2(classes.class_frequencies(groups, len(self.weights)), self.weights)
+    x, base = (np.asarray(array if self.decode is None else self.decode(array)) for array in (x1, base))
+    return {
+      **out,
+      "diversity": diversity(x, groups),
+      "distance_to_base": distances.energy_distance(x, base),
+    }
+
+  def exact(self, num: int, seed: int) -> np.ndarray:
+    """Exact samples of the tilt."""
+    return np.asarray(oracles.sample(jax.random.fold_in(jax.random.key(seed), 1), self.tilt, num))
+
+
+def assessor(subject: Subject, config: SteerConfig, reward: Reward) -> Assessor:
+  """What can be measured for this subject and reward.
+
+  The exact tilt of a mixture by a Gaussian likelihood; for labelled images a judge that is fitted on the
+  training split, and the class weights of a single class reward.
+  """
+  if subject.mixture is not None and isinstance(reward, GaussianLikelihood):
+    return Assessor(tilt=oracles.tilt(subject.mixture, reward.matrix, reward.observed, reward.sigma)[0])
+  run = subject.run
+  if run is None or not (run.info.image and run.info.num_classes):
+    return Assessor(decode=subject.decode)
+  train = datasets.load(run.config.data).train
+  examples = train.take(np.arange(min(len(train), classes.MAX_EXAMPLES)))
+  weights = None
+  if config.reward.name == "classes" and not config.more_rewards:
+    weights = np.asarray(config.reward.classes) / np.sum(config.reward.classes)
+  judge = classes.fit_judge(examples["x1"], examples["label"])
+  return Assessor(judge=judge, weights=weights, decode=subject.decode)
+
+
+def compare(
+  subject: Subject,
+  reward: Reward,
+  config: SteerConfig,
+  assess: Assessor,
+  *,
+  keep: bool = False,
+) -> tuple[list[dict[str, Any]], dict[str, Outcome]]:
+  """Runs config.methods for config.seeds seeds, and says so line by line.
+
+  Args:
+    subject, reward, config, assess: what is compared, and by what.
+    keep: also keep every state of the first seed's paths.
+
+  Returns:
+    One row a method: name, draws, scale, the mean of every figure over the seeds and its standard error
+    (`<figure>_se`, None for one seed), the cost of a sample, seconds a seed without compilation; and the
+    outcome of the first seed of each method.
+  """
+  rows, outcomes = [], {}
+  seeds = [config.seed + i for i in range(config.seeds)]
+  base = Method(subject, reward, config, "base", num=config.num, keep=keep)
+  reference = {seed: base(jax.random.key(REFERENCE + seed)).x1 for seed in seeds}
+  for name in config.methods:
+    method = base if name == "base" else Method(subject, reward, config, name, num=config.num, keep=keep)
+    scale = _tuned(method, assess, reference[seeds[0]])
+    figures, seconds = [], []
+    for seed in seeds:
+      outcome = method(jax.random.key(seed), scale)
+      figures.append({"reward": float(outcome.reward.mean()), **assess(outcome.x1, reference[seed], seed)})
+      seconds.append(outcome.seconds)
+      outcomes.setdefault(name, outcome)
+      shown = f"{assess.objective} {figures[-1][assess.objective]:.4g}"
+      print(f"{name}: seed {seed}, {shown}, {outcome.seconds:.1f} s", flush=True)
+    rows.append(
+      {
+        "method": name,
+        "draws": method.settings.draws,
+        "scale": scale,
+        **_over_seeds(figures),
+        **_cost(cost.cost(name, steps=config.steps, draws=method.settings.draws)),
+        "seconds": round(float(np.mean(seconds)), 3),
+        "seconds_compile": round(method.seconds_compile, 2),
+      }
+    )
+  return rows, outcomes
+
+
+def floor(assess: Assessor, config: SteerConfig) -> Figures | None:
+  """Figures of exact samples of the tilt against others, mean over the seeds; None where it is not known."""
+  if assess.tilt is None:
+    return None
+  rows = []
+  for seed in range(config.seed, config.seed + config.seeds):
+    x, y = assess.exact(config.num, HELD_OUT + seed), assess.exact(config.num, seed)
+    rows.append({"sw2": distances.sliced_w2(x, y), "mmd2": distances.mmd_squared(x, y)})
+  return _over_seeds(rows)
+
+
+def _tuned(method: Method, assess: Assessor, base: np.ndarray) -> float:
+  """The best of the method's scales on the held-out seed.
+
+  Raises:
+    ValueError: none of them gives finite samples.
+  """
+  scales = method.settings.scales
+  if len(scales) == 1:
+    return scales[0]
+  found, mistake = {}, None
+  for scale in scales:
+    try:
+      outcome = method(jax.random.key(HELD_OUT), scale)
+    except ValueError as error:  # a scale too large for the method drives its samples to infinity
+      mistake = error
+      continue
+    figures = {"reward": float(outcome.reward.mean()), **assess(outcome.x1, base, HELD_OUT)}
+    found[scale] = figures[assess.objective]
+  if not found:
+    raise mistake
+  best = (max if assess.objective == "reward" else min)(found, key=found.get)
+  grid = ", ".join(f"{scale:g}: {found.get(scale, np.nan):.4g}" for scale in scales)
+  print(
+    f"{method.name}: scale {best:g}, the best {assess.objective} on a held-out seed of {grid}", flush=True
+  )
+  return best
+
+
+def _over_seeds(rows: list[Figures]) -> dict[str, float | None]:
+  out = {}
+  for name in rows[0]:
+    values = np.array([row[name] for row in rows])
+    out[name] = float(values.mean())
+    many = len(values) > 1
+    out[f"{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values))) if many else None
+  return out
+
+
+def _cost(spent: cost.Cost) -> dict[str, int]:
+  return {
+    "nfe": spent.nfe,
+    "forwards": spent.forwards,
+    "backwards": spent.backwards,
+    "decodes": spent.decodes,
+    "reward_calls": spent.reward_calls,
+  }

@@ -1,0 +1,127 @@
+"""What experiments.steer leaves: a table, the samples of each method as .npz, a picture beside them."""
+
+import io
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mfm_jax.data.sources import to_pixels
+from mfm_jax.training import comparison
+from mfm_jax.training.comparison import Assessor
+from mfm_jax.training.steer_config import SteerConfig
+from mfm_jax.training.steered import Outcome, Subject
+from mfm_jax.types import Reward
+from mfm_jax.viz import grids, panels
+from mfm_jax.viz.files import write_atomically
+from mfm_jax.viz.style import figure_png
+from mfm_jax.viz.tables import text_table
+
+FOLDER = "steer"  # in the run folder
+SHOWN = (
+  "reward",
+  "class_l2",
+  "class_l2_se",
+  "sw2",
+  "sw2_se",
+  "mmd2",
+  "diversity",
+  "distance_to_base",
+  "nfe",
+  "seconds",
+)
+
+
+def files(workdir: str, out: str, methods: Sequence[str]) -> dict[str, pathlib.Path]:
+  """The .npz of each method: steer/<method>.npz in the run folder, or `out`, with _<method> for several.
+
+  Raises:
+    ValueError: an `out` that does not end in .npz.
+  """
+  if not out:
+    return {method: pathlib.Path(workdir) / FOLDER / f"{method}.npz" for method in methods}
+  path = pathlib.Path(out)
+  if path.suffix != ".npz":
+    raise ValueError(f"--out must end in .npz; got {out}")
+  if len(methods) == 1:
+    return {methods[0]: path}
+  return {method: path.with_name(f"{path.stem}_{method}.npz") for method in methods}
+
+
+def steer(
+  subject: Subject, reward: Reward, config: SteerConfig, paths: dict[str, pathlib.Path]
+) -> dict[str, Any]:
+  """Compares the methods, prints the table, writes the first seed's samples; returns the figures.
+
+  Raises:
+    ValueError: a reward or a sample that is not finite.
+  """
+  assess = comparison.assessor(subject, config, reward)
+  rows, outcomes = comparison.compare(subject, reward, config, assess)
+  print(text(config, rows), flush=True)
+  for method, outcome in outcomes.items():
+    _write(paths[method], outcome, subject, assess, config)
+  result = {
+    "objective": assess.objective,
+    "methods": rows,
+    "floor": comparison.floor(assess, config),
+    "sampler": config.sampler,
+    "steps": config.steps,
+    "num": config.num,
+    "seeds": config.seeds,
+    "out": [str(path) for path in paths.values()],
+    "step": subject.run.step if subject.run else None,
+    "ema": subject.run.ema if subject.run else None,
+  }
+  folder = next(iter(paths.values())).parent
+  write_atomically(folder / "steer.json", (json.dumps(result, indent=2) + "\n").encode())
+  return result
+
+
+def text(config: SteerConfig, rows: Sequence[dict[str, Any]]) -> str:
+  """The table for a terminal."""
+  title = f"{config.sampler}, {config.steps} steps, {config.seeds} x {config.num} samples"
+  return text_table(title, table(rows))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The columns that tell methods apart, for people: "mfm_gf, N = 32" and the figures that were measured."""
+  columns = [column for column in SHOWN if rows[0].get(column) is not None]
+  return [{"method": name(row), **{column: row[column] for column in columns}} for row in rows]
+
+
+def name(row: dict[str, Any]) -> str:
+  """The method with its settings, such as "mfm_gf, N = 32"."""
+  parts = [row["method"]]
+  if row["draws"]:
+    parts.append(f"N = {row['draws']}")
+  if row["scale"] != 1.0:
+    parts.append(f"scale {row['scale']:g}")
+  return ", ".join(parts)
+
+
+def _write(path: pathlib.Path, outcome: Outcome, subject: Subject, assess: Assessor, config: SteerConfig):
+  arrays = {"x1": outcome.x1, "reward": outcome.reward}
+  cond = subject.cond(len(outcome.x1)) or {}
+  if "label" in cond:
+    arrays["label"] = np.asarray(cond["label"])
+  if assess.judge is not None:
+    arrays["judged"] = assess.judge.predict(outcome.x1)
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **arrays)
+  write_atomically(path, buffer.getvalue())
+  picture = _picture(outcome.x1, subject, assess, config)
+  if picture is not None:
+    write_atomically(path.with_suffix(".png"), picture)
+
+
+def _picture(x1: np.ndarray, subject: Subject, assess: Assessor, config: SteerConfig) -> bytes | None:
+  """A grid of images, or a scatter beside the exact tilt; None for other data."""
+  if len(subject.shape) == 3:
+    return grids.png_bytes(grids.image_grid(to_pixels(x1[:80]), columns=10))
+  if subject.shape == (2,) and assess.tilt is not None:
+    exact = assess.exact(len(x1), config.seed)
+    return figure_png(panels.scatter_panel(x1, exact, "Steered samples", names=("steered", "exact tilt")))
+  return None
