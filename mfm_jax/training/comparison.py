@@ -102,7 +102,7 @@ def compare(
     keep: also keep every state of the first seed's paths.
 
   Returns:
-    One row a method: name, draws, scale, the mean of every figure over the seeds and its standard error
+    One row a method: name, draws, scale, effective draws a step, the mean of every figure over the seeds and its standard error
     (`<figure>_se`, None for one seed), the cost of a sample, seconds a seed without compilation; and the
     outcome of the first seed of each method.
   """
@@ -126,6 +126,7 @@ def compare(
         "method": name,
         "draws": method.settings.draws,
         "scale": scale,
+        "ess": float(outcomes[name].found["ess"].mean()) if "ess" in outcomes[name].found else None,
         **_over_seeds(figures),
         **_cost(cost.cost(name, steps=config.steps, draws=method.settings.draws)),
         "seconds": round(float(np.mean(seconds)), 3),

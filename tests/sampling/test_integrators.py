@@ -29,6 +29,26 @@ def test_ode_order(method, order):
   assert errors[-1] < 10.0 * 256**-order
 
 
+@pytest.mark.parametrize("sampler", ["euler", "heun", "sde"])
+def test_a_step_hands_its_input_to_the_drift_and_keeps_what_it_finds(sampler):
+  """dx/dt = the step's input: the end is the sum, aux comes from the start of each step."""
+  inputs, grid = jnp.array([1.0, 10.0, 100.0]), jnp.array([0.0, 0.1, 0.3, 0.5])
+
+  def drift(t, x, entry):
+    return jnp.full_like(x, entry), {"t": t, "input": entry}
+
+  options = {"inputs": inputs, "has_aux": True, "keep": True}
+  if sampler == "sde":
+    sigma = lambda t: jnp.zeros_like(t)  # noqa: E731
+    end, info = integrators.sde(jax.random.key(0), jnp.zeros((2, 1)), grid, drift, sigma, **options)
+  else:
+    end, info = integrators.ode(jnp.zeros((2, 1)), grid, drift, method=sampler, **options)
+  np.testing.assert_allclose(end, 0.1 + 2.0 + 20.0, rtol=1e-6)
+  np.testing.assert_allclose(info["path"][:, 0, 0], [0.0, 0.1, 2.1, 22.1], rtol=1e-5)
+  np.testing.assert_array_equal(info["aux"]["input"], inputs)
+  np.testing.assert_allclose(info["aux"]["t"], jnp.broadcast_to(grid[:3, None], (3, 2)))
+
+
 def impulse_responses(grid, drift, sigma, noise_basis):
   """Coefficients of X_end in the noise: unit impulses give the exact law of a linear scheme."""
   x = jnp.zeros((noise_basis.shape[1], 1))

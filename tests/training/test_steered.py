@@ -217,6 +217,8 @@ def test_a_row_a_method_with_means_errors_and_cost(compared):
       assert np.isfinite(row[name])
       assert row[f"{name}_se"] >= 0
   by_name = {row["method"]: row for row in rows}
+  assert 1 <= by_name["mfm_gf"]["ess"] <= 4
+  assert by_name["dps"]["ess"] is None
   assert by_name["mfm_gf"]["sw2"] < by_name["base"]["sw2"]
   assert by_name["mfm_gf"]["reward"] > by_name["base"]["reward"]
   assert abs(by_name["base"]["distance_to_base"]) < by_name["mfm_gf"]["distance_to_base"]
