@@ -32,7 +32,7 @@ def main():
   trained = loop.train(config, workdir)
   print("2/4 sampling and judging", flush=True)
   figures = demo.judge_samples(workdir)
-  print("3/4 steering to a mixture of two classes, by each method at equal cost", flush=True)
+  print("3/4 steering to a mixture of two classes by every method", flush=True)
   steered = demo_steering.run_steering(
     load_run(workdir),
     from_dict(SteerConfig, steer_digits.get_config(mode).to_dict()),

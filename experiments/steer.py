@@ -1,4 +1,4 @@
-"""Steers a trained run to a reward: one method, or all of them at equal cost, as a table.
+"""Steers a trained run to a reward: one method, or all of them at the cost of MFM-GF or below, as a table.
 
 python -m experiments.steer --config=experiments/configs/steer_gmm.py --workdir=runs/gmm
 python -m experiments.steer --config=experiments/configs/steer_digits.py --workdir=runs/digits --method=mfm_gf
@@ -31,6 +31,10 @@ def main():
     raise ValueError("--workdir must name a run folder; got none")
   files = steer_report.files(_WORKDIR.value, _OUT.value, config.methods)
   if config.teacher == "oracle":
+    if _LABEL.value >= 0 or _GUIDANCE.value is not None or _EMA.value:
+      raise ValueError(
+        "--label, --guidance and --ema must be absent with teacher=oracle: closed forms have none"
+      )
     subject = steered.from_oracle(config)
   else:
     run = load_run(_WORKDIR.value, ema=_EMA.value)

@@ -1,4 +1,4 @@
-"""The paper's mixture steered to its sharp likelihood (7.1.1), by all methods at equal cost.
+"""The paper's mixture steered to its sharp likelihood (7.1.1), by every method.
 
 python -m experiments.steer --config=experiments/configs/steer_gmm.py --workdir=runs/gmm
 python -m experiments.steer --config=experiments/configs/steer_gmm.py --workdir=runs/oracle \\

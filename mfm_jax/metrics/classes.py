@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mfm_jax import checks
+from mfm_jax.data.sources import Source
 
 MAX_EXAMPLES = 10_000  # a support vector machine takes time quadratic in the number of examples
 
@@ -71,6 +72,13 @@ def fit_judge(x, label, *, seed: int = 0) -> Judge:
     x, label = x[chosen], label[chosen]
   classifier = SVC(kernel="rbf", C=10.0, gamma="scale").fit(_flat(x, x.shape[1:]), label)
   return Judge(classifier=classifier, shape=x.shape[1:])
+
+
+def judge_of(source: Source, *, seed: int = 0) -> Judge:
+  """`fit_judge` on a labelled source, of which at most MAX_EXAMPLES, chosen at random, are read."""
+  chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:MAX_EXAMPLES])
+  examples = source.take(chosen)
+  return fit_judge(examples["x1"], examples["label"])
 
 
 def class_frequencies(labels, num_classes: int) -> np.ndarray:

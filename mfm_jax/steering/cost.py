@@ -5,6 +5,7 @@ import dataclasses
 from mfm_jax import checks
 
 METHODS = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g")
+DRAWING = ("best_of_n", "mfm_gf", "mfm_g")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def cost(method: str, *, steps: int, draws: int = 0) -> Cost:
   """
   checks.one_of("method", method, METHODS)
   checks.at_least("steps", steps, 1)
-  if method in ("best_of_n", "mfm_gf", "mfm_g"):
+  if method in DRAWING:
     checks.at_least("draws", draws, 1)
   every = draws * steps
   return {
@@ -49,7 +50,12 @@ def cost(method: str, *, steps: int, draws: int = 0) -> Cost:
   }[method]
 
 
-def draws_for(method: str, nfe: int, *, steps: int, at_least: int = 1) -> int:
-  """The largest number of draws with which `method` costs no more than `nfe`, but at least `at_least`."""
+def draws_for(method: str, nfe: int, *, steps: int) -> int:
+  """The largest number of draws with which `method` costs no more than `nfe`, but at least 1.
+
+  Raises:
+    ValueError: a method that does not draw.
+  """
+  checks.one_of("method", method, DRAWING)
   one, two = (cost(method, steps=steps, draws=n).nfe for n in (1, 2))
-  return max(1 + (nfe - one) // (two - one), at_least)
+  return max(1 + (nfe - one) // (two - one), 1)

@@ -43,8 +43,8 @@ def steer(
     sampler: "ode" or "sde".
     scale: multiplies the steering term: 1 for an estimate of grad V; the own guidance scale of DPS.
     renormalise, limit: see `drifts.renormalised`, applied before `scale`.
-    noise: (e, z) in place of the key's: e, leaves (K, B, N, ...), the guide's (None if it draws none);
-      z (K, B, ...), the SDE's (None for the ODE).
+    noise: (e, z) in place of the key's: e (K, B, N, ...), the guide's; z (K, B, ...), the SDE's. Where
+      one is None it comes from the key, if it is needed.
     keep: also return every state.
 
   Returns:
@@ -62,7 +62,9 @@ def steer(
   recorded, path_noise = (None, None) if noise is None else noise
   if key is None and noise is None:
     raise ValueError("a key must be given where noise is None; got key=None")
-  sources = recorded if key_guide is None else jax.random.split(key_guide, len(times) - 1)
+  sources = recorded
+  if recorded is None and key_guide is not None:
+    sources = jax.random.split(key_guide, len(times) - 1)
 
   def drift(t: Array, x: Array, source: Array | None = None):
     velocity, gradient, found = guide(source, t, x)

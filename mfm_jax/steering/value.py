@@ -1,7 +1,8 @@
 """Estimates of V_t(x) = log E[exp r(X_1) | X_t = x] and of its gradient (MATH 6.3-6.5).
 
 All of them stream over posterior draws in chunks with a running log-sum-exp: memory is that of
-batch x chunk draws whatever their number, and a key gives the same draws whatever the chunk.
+batch x chunk evaluations, and with a jackknife of one sum for each of its groups, whatever the number of
+draws. A key gives the same draws whatever the chunk.
 
 Both gradients are ratios of means over draws, whose bias falls like 1/N where their error falls like
 N^-1/2. A steered path averages errors of its many steps and adds up their bias, so the bias is what shows in

@@ -150,10 +150,15 @@ def load_classifier(workdir: str | pathlib.Path) -> Classifier:
   if restored is None:
     raise ValueError(f"workdir must hold a finished classifier; got none in {workdir}")
   params = restored.state.ema[str(EMA)]
+
+  def of_data(x: Array) -> Array:
+    checks.shape(f"x of the classifier {workdir}", x, (None, *info.shape))
+    return log_probs(params, x)
+
   return Classifier(
     workdir=workdir,
     info=info,
-    log_probs=lambda x: log_probs(params, x),
+    log_probs=of_data,
     sha256=params_sha256(params),
   )
 

@@ -1,7 +1,7 @@
 """Steering methods side by side on one subject: seeds, tuned scales, cost, and what tells them apart."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,12 +14,11 @@ from mfm_jax.metrics.steering import diversity, pmf_l2
 from mfm_jax.oracles import GaussianMixture
 from mfm_jax.rewards.likelihoods import GaussianLikelihood
 from mfm_jax.steering import cost
-from mfm_jax.training.steer_config import SteerConfig
-from mfm_jax.training.steered import Method, Outcome, Subject
+from mfm_jax.training.steer_config import HELD_OUT, SteerConfig
+from mfm_jax.training.steered import Method, NotFiniteError, Outcome, Subject
 from mfm_jax.types import Reward
 
-HELD_OUT = 1 << 20  # the seed on which scales are tuned
-REFERENCE = 1 << 21  # added to a seed: of the base samples that all methods are compared with
+REFERENCE = 2 * HELD_OUT  # added to a seed: of the base samples that all methods are compared with
 Figures = dict[str, float]
 
 
@@ -71,20 +70,23 @@ def assessor(subject: Subject, config: SteerConfig, reward: Reward) -> Assessor:
   """What can be measured for this subject and reward.
 
   The exact tilt of a mixture by a Gaussian likelihood; for labelled images a judge that is fitted on the
-  training split, and the class weights of a single class reward.
+  training split, and the class weights of a single class reward of weight 1.
   """
   if subject.mixture is not None and isinstance(reward, GaussianLikelihood):
     return Assessor(tilt=oracles.tilt(subject.mixture, reward.matrix, reward.observed, reward.sigma)[0])
   run = subject.run
   if run is None or not (run.info.image and run.info.num_classes):
     return Assessor(decode=subject.decode)
-  train = datasets.load(run.config.data).train
-  examples = train.take(np.arange(min(len(train), classes.MAX_EXAMPLES)))
-  weights = None
-  if config.reward.name == "classes" and not config.more_rewards:
-    weights = np.asarray(config.reward.classes) / np.sum(config.reward.classes)
-  judge = classes.fit_judge(examples["x1"], examples["label"])
-  return Assessor(judge=judge, weights=weights, decode=subject.decode)
+  judge = classes.judge_of(datasets.load(run.config.data).train)
+  return Assessor(judge=judge, weights=target_weights(config), decode=subject.decode)
+
+
+def target_weights(config: SteerConfig) -> np.ndarray | None:
+  """The class proportions of a single class reward of weight 1; None for other rewards."""
+  reward = config.reward
+  if reward.name != "classes" or reward.weight != 1.0 or config.more_rewards:
+    return None
+  return np.asarray(reward.classes) / np.sum(reward.classes)
 
 
 def compare(
@@ -94,46 +96,45 @@ def compare(
   assess: Assessor,
   *,
   keep: bool = False,
-) -> tuple[list[dict[str, Any]], dict[str, Outcome]]:
-  """Runs config.methods for config.seeds seeds, and says so line by line.
+) -> Iterator[tuple[dict[str, Any], Outcome]]:
+  """Runs config.methods for config.seeds seeds, one after the other, and says so line by line.
 
   Args:
     subject, reward, config, assess: what is compared, and by what.
     keep: also keep every state of the first seed's paths.
 
-  Returns:
-    One row a method: name, draws, scale, effective draws a step, the mean of every figure over the seeds and its standard error
-    (`<figure>_se`, None for one seed), the cost of a sample, seconds a seed without compilation; and the
-    outcome of the first seed of each method.
+  Yields:
+    For each method, when it is done, its row: name, draws, groups of the jackknife, scale, effective draws
+    a step, the mean of every figure over the seeds and its standard error (`<figure>_se`, None for one
+    seed), the cost of a sample, seconds a seed without compilation; and the outcome of the first seed.
   """
-  rows, outcomes = [], {}
   seeds = [config.seed + i for i in range(config.seeds)]
   base = Method(subject, reward, config, "base", num=config.num, keep=keep)
   reference = {seed: base(jax.random.key(REFERENCE + seed)).x1 for seed in seeds}
   for name in config.methods:
     method = base if name == "base" else Method(subject, reward, config, name, num=config.num, keep=keep)
     scale = _tuned(method, assess, reference[seeds[0]])
-    figures, seconds = [], []
+    figures, seconds, first = [], [], None
     for seed in seeds:
       outcome = method(jax.random.key(seed), scale)
       figures.append({"reward": float(outcome.reward.mean()), **assess(outcome.x1, reference[seed], seed)})
       seconds.append(outcome.seconds)
-      outcomes.setdefault(name, outcome)
+      first = first or outcome
       shown = f"{assess.objective} {figures[-1][assess.objective]:.4g}"
       print(f"{name}: seed {seed}, {shown}, {outcome.seconds:.1f} s", flush=True)
-    rows.append(
-      {
-        "method": name,
-        "draws": method.settings.draws,
-        "scale": scale,
-        "ess": float(outcomes[name].found["ess"].mean()) if "ess" in outcomes[name].found else None,
-        **_over_seeds(figures),
-        **_cost(cost.cost(name, steps=config.steps, draws=method.settings.draws)),
-        "seconds": round(float(np.mean(seconds)), 3),
-        "seconds_compile": round(method.seconds_compile, 2),
-      }
-    )
-  return rows, outcomes
+    by_draws = "ess" in first.found
+    row = {
+      "method": name,
+      "draws": method.settings.draws,
+      "jackknife": method.settings.groups if by_draws else None,
+      "scale": scale,
+      "ess": float(first.found["ess"].mean()) if by_draws else None,
+      **_over_seeds(figures),
+      **_cost(cost.cost(name, steps=config.steps, draws=method.settings.draws)),
+      "seconds": round(float(np.mean(seconds)), 3),
+      "seconds_compile": round(method.seconds_compile, 2),
+    }
+    yield row, first
 
 
 def floor(assess: Assessor, config: SteerConfig) -> Figures | None:
@@ -160,7 +161,8 @@ def _tuned(method: Method, assess: Assessor, base: np.ndarray) -> float:
   for scale in scales:
     try:
       outcome = method(jax.random.key(HELD_OUT), scale)
-    except ValueError as error:  # a scale too large for the method drives its samples to infinity
+    except NotFiniteError as error:  # a scale too large for the method drives its samples to infinity
+      print(f"{method.name}: scale {scale:g} is left out: {error}", flush=True)
       mistake = error
       continue
     figures = {"reward": float(outcome.reward.mean()), **assess(outcome.x1, base, HELD_OUT)}
@@ -179,8 +181,9 @@ def _over_seeds(rows: list[Figures]) -> dict[str, float | None]:
   out = {}
   for name in rows[0]:
     values = np.array([row[name] for row in rows])
-    out[name] = float(values.mean())
-    many = len(values) > 1
+    mean, known = float(values.mean()), bool(np.isfinite(values).all())
+    out[name] = mean if known else None  # such as the diversity of too few samples of a class
+    many = known and len(values) > 1
     out[f"{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values))) if many else None
   return out
 

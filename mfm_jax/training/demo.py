@@ -34,8 +34,8 @@ def judge_samples(workdir: str | pathlib.Path) -> dict[str, float]:
   """
   run = load_run(workdir)
   dataset = datasets.load(run.config.data)
-  train, test = (source.take(np.arange(len(source))) for source in (dataset.train, dataset.test))
-  judge = classes.fit_judge(train["x1"], train["label"])
+  test = dataset.test.take(np.arange(len(dataset.test)))
+  judge = classes.judge_of(dataset.train)
   out = {"judge_accuracy_test": judge.accuracy(test["x1"], test["label"])}
   for steps in STEPS:
     samples, label = _samples(run, steps, SAMPLES)

@@ -1,4 +1,4 @@
-"""The steering part of the demonstration: a classifier, all methods at equal cost, sections of the report."""
+"""The steering part of the demonstration: a classifier, the methods compared, sections of the report."""
 
 import dataclasses
 import pathlib
@@ -56,7 +56,10 @@ def run_steering(
   subject, reward = steered.from_run(run), config.build_reward()
   steered.check(subject, reward, config.methods)
   assess = comparison.assessor(subject, config, reward)
-  rows, outcomes = comparison.compare(subject, reward, config, assess, keep=True)
+  rows, outcomes = [], {}
+  for row, outcome in comparison.compare(subject, reward, config, assess, keep=True):
+    rows.append(row)
+    outcomes[row["method"]] = outcome
   print(steer_report.text(config, rows), flush=True)
   return Steered(
     config=config,
@@ -98,14 +101,14 @@ def sections(found: Steered) -> list[report.Section]:
     ),
     report.Section(
       "Value along the way",
-      f"V_t(x_t) = log E[exp r(X_1) | x_t] along the paths of {VALUE_SAMPLES} samples of each method, "
+      f"V_t(x_t) = log E[exp r(X_1) | x_t] along the paths of {_count(found.config)} samples of each method, "
       f"estimated by {VALUE_DRAWS} posterior draws at each state; bands are two standard errors.",
       image=style.figure_png(_values(found)),
       alt="Mean value along the way from noise to data for each method",
     ),
     report.Section(
       "Paths from noise to data",
-      f"{SHOWN} samples of each method from the same starting noise.",
+      f"{SHOWN} samples of each method from the same starting noise. Best-of-N chooses among paths of base.",
       image=style.figure_png(_paths(found)),
       alt="States at several times for each method",
     ),
@@ -128,8 +131,9 @@ def _explanation(found: Steered) -> str:
   return f"""The same map, without a label, steered to {wanted}. The reward is log sum w_c p(c | x) by a
 small convolutional classifier (accuracy {found.classifier["accuracy"]:.3f} on test images); the judge is the
 support-vector classifier, which the reward does not know. All methods integrate the same
-{config.sampler.upper()} in {config.steps} steps from the same noise. Best-of-N and MFM-G have as many draws
-as the cost of MFM-GF buys; DPS has the best scale of {scales} on a held-out seed.
+{config.sampler.upper()} in {config.steps} steps, all but Best-of-N from the same noise. Best-of-N and MFM-G
+have as many draws as the cost of MFM-GF buys; DPS, which cannot spend more, has the best scale of {scales} on
+a held-out seed.
 
 Means over {config.seeds} seeds of {config.num} samples. class_l2: distance of the judged class proportions to
 the target, with its standard error (_se). diversity: mean distance of two samples of one class.
@@ -165,7 +169,7 @@ def _values(found: Steered):
   """V of every method's states by the same estimate, whatever the method itself knew."""
   subject = found.subject
   at, times = _shown_times(found.config)
-  n = min(VALUE_SAMPLES, found.config.num)
+  n = _count(found.config)
   t = jnp.repeat(jnp.asarray(times, jnp.float32), n)
 
   @jax.jit
@@ -180,6 +184,11 @@ def _values(found: Steered):
       x = jnp.asarray(outcome.path[at, :n]).reshape(-1, *subject.shape)
       values[method] = np.asarray(estimate(subject.params, jax.random.key(0), x)).reshape(len(times), n)
   return steering.value_curves(times, values, y_label="V, nats", order=list(found.outcomes))
+
+
+def _count(config: SteerConfig) -> int:
+  """Samples whose values are shown."""
+  return min(VALUE_SAMPLES, config.num)
 
 
 def _has_path(outcome: Outcome) -> bool:

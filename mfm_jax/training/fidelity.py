@@ -100,9 +100,8 @@ def _mixture(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows
 
 def _images(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]:
   """Draws and rollouts without a label: the posterior of the data, not of one class."""
-  train = datasets.load(run.config.data).train
-  train = train.take(np.arange(len(train)))
-  judge = classes.fit_judge(train["x1"], train["label"])
+  source = datasets.load(run.config.data).train
+  judge, train = classes.judge_of(source), source.take(np.arange(len(source)))
   out = {metric: [] for metric in metrics}
   for i, t in enumerate(times):
     keys = jax.random.split(jax.random.fold_in(key, i), 4)

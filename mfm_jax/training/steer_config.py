@@ -9,6 +9,7 @@ from mfm_jax.training.classifier import load_classifier
 from mfm_jax.training.config import MixtureConfig
 from mfm_jax.types import Reward
 
+HELD_OUT = 1 << 20  # the seed on which scales are tuned; those of samples are below
 REWARDS = ("likelihood", "quadratic", "classes")
 
 
@@ -40,6 +41,11 @@ class RewardConfig:
     checks.one_of("reward.name", self.name, REWARDS)
     if self.name == "classes" and not self.classifier:
       raise ValueError("reward.classifier must name a trained classifier for reward.name=classes; got ''")
+    if bool(self.matrix) != bool(self.observed):
+      raise ValueError(
+        "reward.matrix and reward.observed must be given together, or neither; got "
+        f"{self.matrix} and {self.observed}"
+      )
 
   def build(self) -> Reward:
     """The reward itself, without its weight.
@@ -48,7 +54,10 @@ class RewardConfig:
       ValueError: values that the reward refuses, a folder that holds no classifier.
     """
     if self.name == "classes":
-      classifier = load_classifier(self.classifier)
+      try:
+        classifier = load_classifier(self.classifier)
+      except ValueError as error:
+        raise ValueError(f"reward.classifier must be a folder of experiments.classifier; {error}") from None
       checks.shape("reward.classes", self.classes, (classifier.info.num_classes,))
       return classes.class_mixture(classifier.log_probs, self.classes)
     if self.name == "quadratic":
@@ -106,7 +115,7 @@ class SteerConfig:
     steps: K.
     start: first time, in (0, 1).
     power: of the time grid, see `times.grid`.
-    num: samples of a seed.
+    num: samples of a seed, at least 2.
     seeds: sampling seeds, `seed`, `seed` + 1, ...; figures are their means.
     rows: network evaluations at a time; 0 for as many as there are samples. Bounds the memory.
   """
@@ -137,15 +146,27 @@ class SteerConfig:
     checks.at_least("number of methods", len(self.methods), 1)
     for method in self.methods:
       checks.one_of("method", method, cost.METHODS)
-    for name in ("steps", "num", "seeds"):
-      checks.at_least(name, getattr(self, name), 1)
+    for name, least in (("steps", 1), ("num", 2), ("seeds", 1)):
+      checks.at_least(name, getattr(self, name), least)
     checks.at_least("rows", self.rows, 0)
-    checks.at_least("seed", self.seed, 0)
+    checks.in_interval("seed", self.seed, 0, HELD_OUT - self.seeds)
     if not 0 < self.start < 1:
       raise ValueError(f"start must lie in (0, 1); got {self.start}")
     if not self.power > 0:
       raise ValueError(f"power must be positive; got {self.power}")
     checks.at_least("mfm_gf.draws", self.mfm_gf.draws, 2)
+    if self.dps.draws:
+      raise ValueError(f"dps.draws must be 0: DPS has no posterior draws; got {self.dps.draws}")
+    if self.best_of_n.scales != (1.0,) or self.best_of_n.renormalise != "none":
+      raise ValueError(
+        "best_of_n.scales and best_of_n.renormalise must be left alone: its candidates are not steered; got "
+        f"{self.best_of_n.scales}, {self.best_of_n.renormalise!r}"
+      )
+    if not self.teacher and (self.mixture != MixtureConfig() or self.interpolant != "linear"):
+      raise ValueError(
+        "mixture and interpolant must be left alone without teacher=oracle: a run has its own; got "
+        f"{self.mixture}, {self.interpolant!r}"
+      )
 
   def settings(self, method: str) -> MethodConfig:
     """The settings of a method, with its number of draws filled in: at the cost of MFM-GF or below."""
@@ -155,11 +176,19 @@ class SteerConfig:
     if method == "dps" or own.draws:
       return own
     budget = cost.cost("mfm_gf", steps=self.steps, draws=self.mfm_gf.draws).nfe
-    return dataclasses.replace(own, draws=cost.draws_for(method, budget, steps=self.steps))
+    draws = cost.draws_for(method, budget, steps=self.steps)
+    if method == "mfm_g" and draws > own.jackknife:
+      draws -= draws % own.jackknife  # so that the groups of its bias correction are as many as wanted
+    return dataclasses.replace(own, draws=draws)
 
   def build_reward(self) -> Reward:
-    """The sum of the rewards with their weights; a single reward of weight 1 as it is."""
-    parts = (self.reward, *self.more_rewards)
-    if len(parts) == 1 and self.reward.weight == 1.0:
-      return self.reward.build()
-    return composition.weighted_sum([part.build() for part in parts], [part.weight for part in parts])
+    """The sum of the rewards with their weights.
+
+    A single Gaussian likelihood stays one, with its weight in sigma, so that its closed forms stay known.
+    """
+    weights = [part.weight for part in (self.reward, *self.more_rewards)]
+    rewards = [part.build() for part in (self.reward, *self.more_rewards)]
+    single = rewards[0] if len(rewards) == 1 else None
+    if isinstance(single, likelihoods.GaussianLikelihood) and weights[0] > 0:
+      return dataclasses.replace(single, sigma=single.sigma / weights[0] ** 0.5)
+    return composition.weighted_sum(rewards, weights)

@@ -11,6 +11,7 @@ import numpy as np
 from mfm_jax.data.sources import to_pixels
 from mfm_jax.training import comparison
 from mfm_jax.training.comparison import Assessor
+from mfm_jax.training.config import to_dict
 from mfm_jax.training.steer_config import SteerConfig
 from mfm_jax.training.steered import Outcome, Subject
 from mfm_jax.types import Reward
@@ -19,7 +20,7 @@ from mfm_jax.viz.files import write_atomically
 from mfm_jax.viz.style import figure_png
 from mfm_jax.viz.tables import text_table
 
-FOLDER = "steer"  # in the run folder
+FOLDER, SUMMARY = "steer", "steer.json"  # in the run folder
 SHOWN = (
   "reward",
   "class_l2",
@@ -53,30 +54,35 @@ def files(workdir: str, out: str, methods: Sequence[str]) -> dict[str, pathlib.P
 def steer(
   subject: Subject, reward: Reward, config: SteerConfig, paths: dict[str, pathlib.Path]
 ) -> dict[str, Any]:
-  """Compares the methods, prints the table, writes the first seed's samples; returns the figures.
+  """Compares the methods and prints the table; each one's samples and row are written when it is done.
+
+  Returns:
+    The figures, also in steer.json beside the samples, or in <out>.json beside a single file.
 
   Raises:
-    ValueError: a reward or a sample that is not finite.
+    OSError: the folder of the files cannot be made (before anything is computed).
+    ValueError: a reward or a sample that is not finite; what was done before it stays.
   """
+  first = next(iter(paths.values()))
+  first.parent.mkdir(parents=True, exist_ok=True)
+  summary = first.with_suffix(".json") if len(paths) == 1 else first.with_name(SUMMARY)
   assess = comparison.assessor(subject, config, reward)
-  rows, outcomes = comparison.compare(subject, reward, config, assess)
-  print(text(config, rows), flush=True)
-  for method, outcome in outcomes.items():
-    _write(paths[method], outcome, subject, assess, config)
   result = {
     "objective": assess.objective,
-    "methods": rows,
+    "methods": [],
     "floor": comparison.floor(assess, config),
-    "sampler": config.sampler,
-    "steps": config.steps,
-    "num": config.num,
-    "seeds": config.seeds,
-    "out": [str(path) for path in paths.values()],
+    "out": [],
     "step": subject.run.step if subject.run else None,
     "ema": subject.run.ema if subject.run else None,
+    "config": to_dict(config),
   }
-  folder = next(iter(paths.values())).parent
-  write_atomically(folder / "steer.json", (json.dumps(result, indent=2) + "\n").encode())
+  for row, outcome in comparison.compare(subject, reward, config, assess):
+    path = paths[row["method"]]
+    write(path, outcome, subject, assess, config)
+    result["methods"].append(row)
+    result["out"].append(str(path))
+    write_atomically(summary, (json.dumps(result, indent=2) + "\n").encode())
+  print(text(config, result["methods"]), flush=True)
   return result
 
 
@@ -102,7 +108,10 @@ def name(row: dict[str, Any]) -> str:
   return ", ".join(parts)
 
 
-def _write(path: pathlib.Path, outcome: Outcome, subject: Subject, assess: Assessor, config: SteerConfig):
+def write(
+  path: pathlib.Path, outcome: Outcome, subject: Subject, assess: Assessor, config: SteerConfig
+) -> None:
+  """The .npz of one method, and a picture beside it where its data can be drawn."""
   arrays = {"x1": outcome.x1, "reward": outcome.reward}
   cond = subject.cond(len(outcome.x1)) or {}
   if "label" in cond:

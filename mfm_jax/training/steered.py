@@ -36,7 +36,7 @@ class Subject:
     draws: posterior draws, for MFM-GF; None for a marginal-only run.
     differentiable: the same, differentiable in x_t, for MFM-G.
     run: the trained run, None for closed forms.
-    mixture: the law of the data where it is known.
+    mixture: the law of samples without steering, where it is known.
   """
 
   shape: tuple[int, ...]
@@ -64,6 +64,9 @@ def from_run(run: Run, *, label: int = -1, guidance: float | None = None) -> Sub
     return run.cond(None if label < 0 else np.full(n, label), guidance, n)
 
   velocity = run.parts.model.velocity if run.config.is_map else None
+  # Under a label, or a guidance scale, the law of the samples is not the mixture.
+  whole = label in (-1, run.info.num_classes) and guidance in (None, 1.0)
+  known = whole and run.config.data.name == "mixture"
   return Subject(
     shape=run.info.shape,
     interpolant=run.interpolant,
@@ -74,7 +77,7 @@ def from_run(run: Run, *, label: int = -1, guidance: float | None = None) -> Sub
     draws=velocity,
     differentiable=velocity,
     run=run,
-    mixture=run.config.mixture.build() if run.config.data.name == "mixture" else None,
+    mixture=run.config.mixture.build() if known else None,
   )
 
 
@@ -120,6 +123,10 @@ def check(subject: Subject, reward: Reward, methods: tuple[str, ...]) -> None:
     )
 
 
+class NotFiniteError(ValueError):
+  """A reward or a sample that is NaN or infinite."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
   """What one method gave for one seed."""
@@ -139,7 +146,7 @@ def time_grid(config: SteerConfig) -> Array:
 class Method:
   """One method on one subject: `method(key, scale) -> Outcome`.
 
-  The same key gives all methods the same starting noise.
+  The same key gives all methods the same starting noise, but for Best-of-N, whose candidates have their own.
 
   Args:
     subject, reward: what is steered to what.
@@ -175,19 +182,18 @@ class Method:
     """The method's samples.
 
     Raises:
-      ValueError: a reward that is NaN or infinite, or a sample that is, with the sample and the step.
+      NotFiniteError: a reward that is NaN or infinite, or a sample that is, with the sample and the step.
     """
     start, parts = time.monotonic(), []
     for i in range(-(-self.num // self._batch)):
-      part = self._compiled(self._params, jax.random.fold_in(key, i), jnp.float32(scale))
-      parts.append(jax.device_get(part))
+      # Even numbers; the odd ones are for whoever else needs randomness of this key (`comparison`).
+      part = self._compiled(self._params, jax.random.fold_in(key, 2 * i), jnp.float32(scale))
+      parts.append(self._cut(jax.device_get(part), self.num - i * self._batch))
       self._check(parts[-1], i * self._batch)
     seconds = time.monotonic() - start
 
     def join(name: str, axis: int):
-      leaves = [part[name] for part in parts]
-      joined = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis), *leaves)
-      return jax.tree.map(lambda array: array[(slice(None),) * axis + (slice(self.num),)], joined)
+      return jax.tree.map(lambda *arrays: np.concatenate(arrays, axis), *[part[name] for part in parts])
 
     return Outcome(
       x1=join("x1", 0),
@@ -231,6 +237,14 @@ class Method:
 
     return sample
 
+  def _cut(self, part: dict[str, Any], n: int) -> dict[str, Any]:
+    """The first n samples of a block."""
+    axes = {"x1": 0, "reward": 0, "found": 1, "path": 1}
+    return {
+      name: jax.tree.map(lambda array, axis=axes[name]: array[(slice(None),) * axis + (slice(n),)], leaf)
+      for name, leaf in part.items()
+    }
+
   def _check(self, part: dict[str, Any], first: int) -> None:
     """Raises at the first sample or reward that is not finite; `first` is the block's first sample."""
     invalid = part["found"].get("invalid")
@@ -239,11 +253,11 @@ class Method:
       where = f"step {step}, t = {self._times[step]:.4g}"
       if self.name == "best_of_n":
         where = f"candidate {step}"
-      raise ValueError(
+      raise NotFiniteError(
         f"a reward must be finite; got {invalid[step, sample]} that are NaN or infinite for sample "
-        f"{first + sample} of {self.name} at {where}"
+        f"{first + sample} of {self.name} at {where} (if the reward is sound, the sample has diverged before)"
       )
     for name, values in (("a steered sample", part["x1"]), ("a reward", part["reward"])):
       for i in np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1)):
         got = values[i].ravel()[:4]
-        raise ValueError(f"{name} must be finite; got {got} for sample {first + i} of {self.name}")
+        raise NotFiniteError(f"{name} must be finite; got {got} for sample {first + i} of {self.name}")

@@ -41,7 +41,9 @@ def test_one_method_a_number_and_a_seed(trained, commands, tmp_path):
     flags = ["--method=mfm_gf", "--num=6", f"--seed={seed}", f"--out={out}", "--config.seeds=1"]
     done = commands("steer", GMM, f"--workdir={trained[0]}", *flags)
     assert done.json["out"] == [str(out)]
-    assert (done.json["num"], done.json["seeds"]) == (6, 1)
+    config = done.json["config"]
+    assert (config["num"], config["seeds"], config["methods"]) == (6, 1, ["mfm_gf"])
+    assert json.loads(out.with_suffix(".json").read_text()) == done.json
     drawn.append(_arrays(out)["x1"])
   assert drawn[0].shape == (6, 2)
   np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -59,7 +61,8 @@ def test_closed_forms_need_no_run(commands, tmp_path):
   flags = ["--config.teacher=oracle", "--method=mfm_gf", f"--workdir={tmp_path / 'oracle'}"]
   done = commands("steer", GMM, *flags, "--config.interpolant=trigonometric", "--config.sampler=ode")
   assert done.json["step"] is None
-  assert done.json["sampler"] == "ode"
+  assert done.json["config"]["sampler"] == "ode"
+  assert json.loads((tmp_path / "oracle" / "steer" / "mfm_gf.json").read_text()) == done.json
   assert (tmp_path / "oracle" / "steer" / "mfm_gf.npz").exists()
 
 
@@ -103,7 +106,13 @@ def test_a_trained_classifier_steers_to_its_classes(labelled, classifier, comman
       "x, flattened, must have shape",
     ),
     (CLASSES, "reward.classifier must name a trained classifier for reward.name=classes"),
-    ([*CLASSES, "--config.reward.classifier=nowhere"], "got nowhere: no such folder"),
+    (
+      [*CLASSES, "--config.reward.classifier=nowhere"],
+      "reward.classifier must be a folder of experiments.class",
+    ),
+    (["--config.reward.observed=(2.0,)"], "reward.matrix and reward.observed must be given together"),
+    (["--config.teacher=oracle", "--label=1"], "must be absent with teacher=oracle"),
+    (["--out=/dev/null/x.npz"], "/dev/null"),
     (["--config.reward.sigma=0"], "sigma must be a positive number; got 0.0"),
     (["--config.reward.sigma=1e-15", "--method=dps"], "must be finite; got"),
   ],

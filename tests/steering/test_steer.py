@@ -59,6 +59,10 @@ def test_recorded_noise_replaces_the_keys():
   np.testing.assert_array_equal(found, again)
   other, _ = run(noise=(e[:, :, ::-1] + 1.0, z))
   assert (jnp.abs(found - other) > 1e-4).any()
+  with_a_key = steer.steer(jax.random.key(0), X, GRID, guide, Linear(), noise=(e, z))[0]
+  np.testing.assert_array_equal(found, with_a_key)
+  drawn = [steer.steer(jax.random.key(k), X, GRID, guide, Linear(), noise=(None, z))[0] for k in (0, 1)]
+  assert (drawn[0] != drawn[1]).any()
   assert info["path"].shape == (7, 5, 2)
   assert {name: leaf.shape for name, leaf in info["aux"].items()} == dict.fromkeys(
     ("value", "standard_error", "ess", "invalid"), (6, 5)
@@ -86,7 +90,7 @@ def test_memory_of_the_whole_sampler_does_not_grow_with_the_draws():
   def peak(method, draws):
     reward = lambda x, cond: -(x**2).sum(1)  # noqa: E731
     model = (velocity, Linear()) if method == "mfm_gf" else (velocity,)
-    guide = getattr(drifts, method)(*model, reward, draws=draws, chunk=16)
+    guide = getattr(drifts, method)(*model, reward, draws=draws, chunk=2, jackknife=8)
     run = lambda key, x: steer.steer(key, x, GRID, guide, Linear())[0]  # noqa: E731
     memory = jax.jit(run).lower(jax.random.key(0), jnp.zeros((64, width))).compile().memory_analysis()
     return memory.temp_size_in_bytes + memory.output_size_in_bytes + memory.argument_size_in_bytes
@@ -260,6 +264,8 @@ def test_draws_at_equal_cost():
   assert cost.cost("best_of_n", steps=250, draws=n).nfe <= budget
   assert cost.cost("best_of_n", steps=250, draws=n + 1).nfe > budget
   assert cost.draws_for("mfm_g", 10, steps=250) == 1
+  with pytest.raises(ValueError, match="method must be one of best_of_n, mfm_gf, mfm_g; got 'dps'"):
+    cost.draws_for("dps", 10, steps=250)
 
 
 @pytest.mark.parametrize(

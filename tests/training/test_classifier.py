@@ -83,6 +83,13 @@ def test_images_are_classified_in_data_space(tmp_path):
   assert (jnp.abs(gradient) > 0).mean() > 0.9
 
 
+def test_examples_of_another_shape_are_a_mistake(trained):
+  with pytest.raises(
+    ValueError, match=r"x of the classifier .* must have shape \(any, 2\); got \(4, 8, 8, 1\)"
+  ):
+    load_classifier(trained[0]).log_probs(jnp.zeros((4, 8, 8, 1)))
+
+
 def test_folders_of_other_kinds_are_told_apart(trained, finished, tmp_path):
   with pytest.raises(ValueError, match="must be the folder of a run; got that of a classifier"):
     load_run(trained[0])

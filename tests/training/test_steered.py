@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import run_case
 
 from mfm_jax import oracles
 from mfm_jax.rewards import likelihoods
 from mfm_jax.steering import cost
-from mfm_jax.training import comparison, steered
+from mfm_jax.training import comparison, loop, steered
 from mfm_jax.training.run import load_run
 from mfm_jax.training.steer_config import MethodConfig, RewardConfig, SteerConfig
 
@@ -76,6 +77,17 @@ def test_rows_bound_a_block_and_num_need_not_be_a_multiple(name):
   assert len(np.unique(outcome.x1[:, 0])) == 10
 
 
+def test_what_is_cut_off_the_last_block_is_not_judged():
+  """Blocks of 4 for 10 samples: samples 10 and 11 may be anything."""
+  whole = method("base", dataclasses.replace(SMALL, rows=4, num=12))(jax.random.key(0)).x1
+  last = float(whole[10, 0])
+  assert (np.abs(whole[:10, 0] - last) > 1e-3).all()
+  reward = lambda x, cond: jnp.where(jnp.abs(x[:, 0] - last) < 1e-4, jnp.nan, 0.0)  # noqa: E731
+  method("base", dataclasses.replace(SMALL, rows=4), reward)(jax.random.key(0))
+  with pytest.raises(steered.NotFiniteError, match="for sample 10 of base"):
+    method("base", dataclasses.replace(SMALL, rows=4, num=12), reward)(jax.random.key(0))
+
+
 def test_more_rows_than_samples_are_chunks_of_draws():
   few = method("mfm_gf", dataclasses.replace(SMALL, rows=10))(jax.random.key(0))
   many = method("mfm_gf", dataclasses.replace(SMALL, rows=40))(jax.random.key(0))
@@ -92,7 +104,7 @@ def test_more_rows_than_samples_are_chunks_of_draws():
     ({"methods": ()}, "number of methods must be at least 1; got 0"),
     ({"sampler": "heun"}, "sampler must be one of ode, sde; got 'heun'"),
     ({"steps": 0}, "steps must be at least 1; got 0"),
-    ({"num": 0}, "num must be at least 1; got 0"),
+    ({"num": 1}, "num must be at least 2; got 1"),
     ({"seeds": 0}, "seeds must be at least 1; got 0"),
     ({"start": 0.0}, r"start must lie in \(0, 1\); got 0.0"),
     ({"start": 1.0}, r"start must lie in \(0, 1\); got 1.0"),
@@ -101,6 +113,18 @@ def test_more_rows_than_samples_are_chunks_of_draws():
     ({"interpolant": "cubic"}, "interpolant must be one of linear, trigonometric"),
     ({"mfm_gf": MethodConfig(draws=1)}, "mfm_gf.draws must be at least 2; got 1"),
     ({"rows": -1}, "rows must be at least 0; got -1"),
+    ({"seed": 1 << 20}, "seed must lie in"),
+    ({"seed": (1 << 20) - 2, "seeds": 3}, "seed must lie in"),
+    ({"dps": MethodConfig(draws=5)}, "dps.draws must be 0: DPS has no posterior draws; got 5"),
+    (
+      {"best_of_n": MethodConfig(scales=(1.0, 2.0))},
+      "best_of_n.scales and best_of_n.renormalise must be left",
+    ),
+    (
+      {"best_of_n": MethodConfig(renormalise="clip")},
+      "best_of_n.scales and best_of_n.renormalise must be left",
+    ),
+    ({"interpolant": "trigonometric"}, "must be left alone without teacher=oracle"),
   ],
 )
 def test_bad_configurations(changes, message):
@@ -118,6 +142,8 @@ def test_bad_configurations(changes, message):
     (MethodConfig, {"limit": 0.0}, "limit must be positive; got 0.0"),
     (RewardConfig, {"name": "clip"}, "reward.name must be one of likelihood, quadratic, classes"),
     (RewardConfig, {"name": "classes"}, "reward.classifier must name a trained classifier"),
+    (RewardConfig, {"observed": (2.0,)}, "reward.matrix and reward.observed must be given together"),
+    (RewardConfig, {"matrix": ((1.0, 0.0),)}, "reward.matrix and reward.observed must be given together"),
   ],
 )
 def test_bad_settings(kind, changes, message):
@@ -190,6 +216,12 @@ def test_jackknife_groups_divide_the_draws(draws, groups):
   assert MethodConfig(draws=draws).groups == groups
 
 
+def pairs(*arguments):
+  """Rows, and outcomes by method."""
+  rows, outcomes = zip(*comparison.compare(*arguments), strict=True)
+  return list(rows), {row["method"]: outcome for row, outcome in zip(rows, outcomes, strict=True)}
+
+
 @pytest.fixture(scope="module")
 def compared():
   config = dataclasses.replace(
@@ -202,7 +234,7 @@ def compared():
   )
   subject, reward = steered.from_oracle(config), config.build_reward()
   assess = comparison.assessor(subject, config, reward)
-  return config, assess, *comparison.compare(subject, reward, config, assess)
+  return config, assess, *pairs(subject, reward, config, assess)
 
 
 def test_a_row_a_method_with_means_errors_and_cost(compared):
@@ -242,13 +274,13 @@ def test_scales_that_all_diverge_are_an_error():
   config = dataclasses.replace(SMALL, methods=("dps",), dps=MethodConfig(scales=(1e30, 1e35)))
   subject, reward = steered.from_oracle(config), config.build_reward()
   with pytest.raises(ValueError, match=r"must be finite; .* for sample \d of dps"):
-    comparison.compare(subject, reward, config, comparison.Assessor())
+    pairs(subject, reward, config, comparison.Assessor())
 
 
 def test_figures_of_one_seed_have_no_error():
   config = dataclasses.replace(SMALL, methods=("base",), num=8)
   subject, reward = steered.from_oracle(config), config.build_reward()
-  rows, _ = comparison.compare(subject, reward, config, comparison.assessor(subject, config, reward))
+  rows, _ = pairs(subject, reward, config, comparison.assessor(subject, config, reward))
   assert rows[0]["sw2_se"] is None
 
 
@@ -268,7 +300,7 @@ def test_a_composed_reward_has_no_closed_form_and_is_judged_by_itself():
   )
   assess = comparison.assessor(subject, config, reward)
   assert assess.objective == "reward"
-  rows, _ = comparison.compare(subject, reward, config, assess)
+  rows, _ = pairs(subject, reward, config, assess)
   assert rows[0]["scale"] == 0.1
 
 
@@ -278,6 +310,34 @@ def test_the_weight_of_a_single_reward_multiplies_it():
   np.testing.assert_allclose(config.build_reward()(x, None), 3.0 * REWARD(x), rtol=1e-6)
   given = RewardConfig(matrix=((1.0, 0.0),), observed=(2.0,), sigma=0.5)
   np.testing.assert_allclose(given.build()(x), -0.5 * ((0.3 - 2.0) / 0.5) ** 2, rtol=1e-5)
+
+
+def test_the_weight_of_a_likelihood_keeps_its_closed_form():
+  config = dataclasses.replace(SMALL, reward=RewardConfig(weight=4.0))
+  assess = comparison.assessor(steered.from_oracle(config), config, config.build_reward())
+  expected = oracles.tilt(oracles.paper_mixture(), REWARD.matrix, REWARD.observed, REWARD.sigma / 2)[0]
+  np.testing.assert_allclose(assess.tilt.means, expected.means, rtol=1e-6)
+
+
+def test_draws_of_mfm_g_are_filled_in_as_whole_groups():
+  config = SteerConfig(steps=100, mfm_gf=MethodConfig(draws=22))
+  assert config.settings("mfm_g").draws == 8
+  assert config.settings("mfm_g").groups == 8
+  assert dataclasses.replace(config, mfm_g=MethodConfig(jackknife=1)).settings("mfm_g").draws == 11
+
+
+def test_under_a_label_the_law_is_not_the_mixture(labelled_run):
+  assert steered.from_run(labelled_run).mixture is not None
+  assert steered.from_run(labelled_run, label=3).mixture is not None  # the null label
+  assert steered.from_run(labelled_run, label=1).mixture is None
+  assert steered.from_run(labelled_run, guidance=2.0).mixture is None
+
+
+@pytest.fixture(scope="module")
+def labelled_run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("labelled")
+  loop.train(run_case.smoke({"data.labelled": True, "draws.guidance_scales": (2.0,), "steps": 10}), folder)
+  return load_run(folder)
 
 
 def test_the_tilt_of_a_run_is_that_of_its_own_mixture(finished):
