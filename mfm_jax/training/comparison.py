@@ -112,6 +112,8 @@ def compare(
   base = Method(subject, reward, config, "base", num=config.num, keep=keep)
   reference = {seed: base(jax.random.key(REFERENCE + seed)).x1 for seed in seeds}
   for name in config.methods:
+    spent = cost.cost(name, steps=config.steps, draws=config.settings(name).draws)
+    print(f"{name}: {config.seeds} x {config.num} samples, {spent.nfe:,} passes each", flush=True)
     method = base if name == "base" else Method(subject, reward, config, name, num=config.num, keep=keep)
     scale = _tuned(method, assess, reference[seeds[0]])
     figures, seconds, first = [], [], None
@@ -130,7 +132,7 @@ def compare(
       "scale": scale,
       "ess": float(first.found["ess"].mean()) if by_draws else None,
       **_over_seeds(figures),
-      **_cost(cost.cost(name, steps=config.steps, draws=method.settings.draws)),
+      **_cost(spent),
       "seconds": round(float(np.mean(seconds)), 3),
       "seconds_compile": round(method.seconds_compile, 2),
     }

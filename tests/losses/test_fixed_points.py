@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from mfm_jax import oracles, precondition
 from mfm_jax.interpolants import INTERPOLANTS
@@ -57,14 +56,14 @@ def grid_draws(dtype):
 @functools.cache
 def exact_map(interpolant):
   """Compiled apart from the objectives, which then share it."""
-  return quick.jit(oracles.as_velocity(mixture(), interpolant, steps=48))
+  return jax.jit(oracles.as_velocity(mixture(), interpolant, steps=48))
 
 
 @pytest.mark.usefixtures("x64")
 @BOTH
 def test_the_exact_map_has_no_residual_and_another_map_has_one(interpolant):
   draws = grid_draws(jnp.float64)
-  exact, teacher = exact_map(interpolant), quick.jit(oracles.as_marginal(mixture(), interpolant))
+  exact, teacher = exact_map(interpolant), jax.jit(oracles.as_marginal(mixture(), interpolant))
 
   def distorted(*args):
     return exact(*args) + 0.1 * distortion(*args[:5])

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from mfm_jax.interpolants import Linear
 from mfm_jax.losses import CONSISTENCIES, DIAGONALS, DrawConfig, Objective, draw
@@ -31,7 +30,7 @@ def model_of(name):
   """(model, parameters, draws) of a network."""
   config, shape = NETWORKS[name]
   model = build(config, shape=shape, num_classes=3, guided=True, skip=SKIP)
-  return model, quick.jit(model.init)(jax.random.key(0)), draws_of(shape)
+  return model, jax.jit(model.init)(jax.random.key(0)), draws_of(shape)
 
 
 def draws_of(shape, n=6, seed=0):
@@ -71,7 +70,7 @@ def lowered(name, **choice):
 
 
 def run(program, arguments):
-  return program.compile(compiler_options=quick.options())(*arguments)
+  return program.compile()(*arguments)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -109,7 +108,7 @@ def test_halves_of_a_batch_have_the_losses_of_the_whole():
 
 def test_consistency_starts_after_the_warm_up():
   program, (params, draws, _) = lowered("mlp", consistency="semigroup", warmup=10)
-  compiled = program.compile(compiler_options=quick.options())
+  compiled = program.compile()
   before, at, after = (compiled(params, draws, step) for step in (1, 10, 11))
   alone, both = (run(*lowered("mlp", consistency=name)) for name in ("none", "semigroup"))
 

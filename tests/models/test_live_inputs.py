@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import quick
 
 from experiments import configs
 from mfm_jax.interpolants import Linear, interpolate
@@ -80,7 +79,7 @@ def dead_groups(gradients):
 def train(loss, params, batches, transformation):
   """(gradients of the steps, final parameters); loss(params, batch, i) -> scalar."""
 
-  @quick.jit
+  @jax.jit
   def one_step(params, state, batch, i):
     gradient = jax.grad(loss)(params, batch, i)
     updates, state = transformation.update(gradient, state, params)
@@ -111,7 +110,7 @@ def make_input_effects(velocity_of, info, guided):
     cond["guidance"] = jnp.full(n, 2.5)
   changes = {"label": lambda v: (v + 1) % info.num_classes, "guidance": jnp.ones_like}
 
-  @quick.jit
+  @jax.jit
   def effects(params):
     velocity = velocity_of(params)
 
@@ -140,7 +139,7 @@ def test_nothing_is_dead_in_a_shipped_configuration(name, skip):
   def loss(params, batch, i):
     return mean_loss(params, batch, jax.random.fold_in(jax.random.key(2), i), i + 1)[0]
 
-  params = quick.jit(pieces.model.init)(jax.random.key(0))
+  params = jax.jit(pieces.model.init)(jax.random.key(0))
   input_effects = make_input_effects(pieces.model.velocity, info, guided)
   before = input_effects(params)
   transformation = optimizer.build(config.optimizer, config.steps)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 from jax.extend.core import jaxprs_in_params
 
 from mfm_jax.interpolants import Linear
@@ -29,7 +28,7 @@ def model_of(name, *, guided=True, num_classes=CLASSES, **changes):
 @functools.cache
 def params_of(name):
   """Of the bare network; the compute dtype and the skip do not change them."""
-  return quick.jit(model_of(name).init)(jax.random.key(0))
+  return jax.jit(model_of(name).init)(jax.random.key(0))
 
 
 def inputs(name, seed=0):
@@ -108,7 +107,7 @@ def test_gradient_of_a_time_derivative_is_that_of_finite_differences(name):
   params, model = params_of(name), model_of(name)
   s, u, x, t, x_t = inputs(name)
 
-  @quick.jit
+  @jax.jit
   def loss_and_gradient(params):
     def loss(params):
       def at(s, u):
@@ -204,7 +203,7 @@ def test_parameters_are_what_the_configuration_asks_for():
 
 def test_the_learned_log_variance_is_that_of_its_parameters():
   model = model_of("mlp", learned_weight=True, width=4)
-  params = quick.jit(model.init)(jax.random.key(0))
+  params = jax.jit(model.init)(jax.random.key(0))
   s = jnp.linspace(0.0, 1.0, N)
   np.testing.assert_array_equal(model.log_weight(params)(s, s, s), np.zeros(N))
   params["log_weight"]["out"]["bias"] += 0.5

@@ -60,12 +60,13 @@ def test_the_distance_sees_that_dps_is_biased(sampler):
   assert distance_to_the_tilt(Linear(), guide, sampler) >= 1.0
 
 
-def test_exact_posterior_draws_sample_the_tilt():
-  """MFM-GF with N = 32 draws of the closed-form posterior, mean of 5 seeds; the floor is .09."""
+@pytest.mark.parametrize(("seeds", "bound"), [(1, 0.2), pytest.param(5, 0.12, marks=pytest.mark.slow)])
+def test_exact_posterior_draws_sample_the_tilt(seeds, bound):
+  """MFM-GF with N = 32 draws of the closed-form posterior; the floor of one seed is .09 +- .04."""
   sampler = oracles.as_sampler(PRIOR, Linear())
   flow = oracles.as_marginal(PRIOR, Linear())
   guide = drifts.mfm_gf(sampler, Linear(), REWARD, draws=32, chunk=1, jackknife=8, marginal=flow)
-  assert distance_to_the_tilt(Linear(), guide, "sde", seeds=5) <= 0.12
+  assert distance_to_the_tilt(Linear(), guide, "sde", seeds=seeds) <= bound
 
 
 @pytest.mark.parametrize("interpolant", [Linear(), Trigonometric()], ids=["linear", "trigonometric"])
@@ -96,11 +97,15 @@ def test_dps_passes_the_condition_to_velocity_and_reward():
   np.testing.assert_allclose(found[:, 0], [18 * 1.5, 36 * 2.0])
 
 
+def toy_velocity(s, u, x_s, t, x_t, cond):
+  return jnp.tanh(x_s + 2.0 * x_t) + (s + 2.0 * u + 3.0 * t)[:, None]
+
+
 @pytest.mark.parametrize(
   ("name", "estimator", "model"),
   [
-    ("mfm_gf", value.value_and_grad_gf, (oracles.as_velocity(PRIOR, Linear(), 4), Linear())),
-    ("mfm_g", value.value_and_grad_g, (oracles.as_velocity(PRIOR, Linear(), 4),)),
+    ("mfm_gf", value.value_and_grad_gf, (toy_velocity, Linear())),
+    ("mfm_g", value.value_and_grad_g, (toy_velocity,)),
   ],
 )
 def test_guides_by_draws_are_their_estimators(name, estimator, model):

@@ -50,7 +50,8 @@ def test_the_gain_of_one_step(sampler, gain):
 
 
 def test_recorded_noise_replaces_the_keys():
-  guide = drifts.mfm_gf(oracles.as_velocity(PRIOR, Linear(), 2), Linear(), REWARD, draws=3)
+  velocity = lambda s, u, x_s, t, x_t, cond: jnp.tanh(x_s + x_t) - x_s  # noqa: E731
+  guide = drifts.mfm_gf(velocity, Linear(), REWARD, draws=3)
   e = jax.random.normal(jax.random.key(1), (6, 5, 3, 2))
   z = jax.random.normal(jax.random.key(2), (6, 5, 2))
   run = functools.partial(steer.steer, None, X, GRID, guide, Linear(), keep=True)
@@ -67,7 +68,7 @@ def test_recorded_noise_replaces_the_keys():
   assert {name: leaf.shape for name, leaf in info["aux"].items()} == dict.fromkeys(
     ("value", "standard_error", "ess", "invalid"), (6, 5)
   )
-  assert ((info["aux"]["ess"] >= 1) & (info["aux"]["ess"] <= 3)).all()
+  assert ((info["aux"]["ess"] >= 1 - 1e-5) & (info["aux"]["ess"] <= 3 + 1e-5)).all()
 
 
 def test_the_values_along_the_path_are_those_of_its_states():

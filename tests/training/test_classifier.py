@@ -74,10 +74,8 @@ def test_the_same_seed_gives_the_same_classifier(trained, tmp_path):
 def test_images_are_classified_in_data_space(tmp_path):
   """The shipped configuration, shortened: pixels in [0, 1], where the reward will live."""
   config = classifier_digits.get_config("smoke").to_dict()
-  summary = train_classifier(
-    from_dict(ClassifierConfig, {**config, "steps": 120, "batch_size": 64}), tmp_path
-  )
-  assert summary["accuracy"] > 0.6
+  summary = train_classifier(from_dict(ClassifierConfig, {**config, "steps": 60, "batch_size": 64}), tmp_path)
+  assert summary["accuracy"] > 0.4  # of ten classes, after a second of training
   classifier = load_classifier(tmp_path)
   gradient = jax.grad(lambda x: classifier.log_probs(x)[:, 3].sum())(jnp.full((2, 8, 8, 1), 0.5))
   assert (jnp.abs(gradient) > 0).mean() > 0.9

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import run_case
 
 from mfm_jax import oracles
 from mfm_jax.rewards import likelihoods
 from mfm_jax.steering import cost
-from mfm_jax.training import comparison, loop, steered
+from mfm_jax.training import comparison, steered
 from mfm_jax.training.run import load_run
 from mfm_jax.training.steer_config import MethodConfig, RewardConfig, SteerConfig
 
@@ -164,8 +163,10 @@ def test_a_reward_of_other_data_is_refused_before_anything_runs():
     steered.check(steered.from_oracle(SMALL), likelihoods.quadratic(np.zeros(3), 1.0), ("base",))
 
 
-def test_a_plain_flow_has_no_posterior_draws_but_the_other_methods(flow):
-  subject = steered.from_run(load_run(flow))
+def test_a_plain_flow_has_no_posterior_draws_but_the_other_methods(finished):
+  run = load_run(finished)
+  loss = dataclasses.replace(run.config.loss, consistency="none")
+  subject = steered.from_run(dataclasses.replace(run, config=dataclasses.replace(run.config, loss=loss)))
   message = "methods mfm_gf and mfm_g need a run trained as a map .* got the marginal-only run"
   with pytest.raises(ValueError, match=message):
     steered.check(subject, REWARD, cost.METHODS)
@@ -326,18 +327,18 @@ def test_draws_of_mfm_g_are_filled_in_as_whole_groups():
   assert dataclasses.replace(config, mfm_g=MethodConfig(jackknife=1)).settings("mfm_g").draws == 11
 
 
-def test_under_a_label_the_law_is_not_the_mixture(labelled_run):
-  assert steered.from_run(labelled_run).mixture is not None
-  assert steered.from_run(labelled_run, label=3).mixture is not None  # the null label
-  assert steered.from_run(labelled_run, label=1).mixture is None
-  assert steered.from_run(labelled_run, guidance=2.0).mixture is None
-
-
-@pytest.fixture(scope="module")
-def labelled_run(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("labelled")
-  loop.train(run_case.smoke({"data.labelled": True, "draws.guidance_scales": (2.0,), "steps": 10}), folder)
-  return load_run(folder)
+def test_under_a_label_the_law_is_not_the_mixture(finished):
+  run = load_run(finished)
+  guided = dataclasses.replace(run.config.draws, guidance_scales=(2.0,))
+  labelled = dataclasses.replace(
+    run,
+    info=dataclasses.replace(run.info, num_classes=3),
+    config=dataclasses.replace(run.config, draws=guided),
+  )
+  assert steered.from_run(labelled).mixture is not None
+  assert steered.from_run(labelled, label=3).mixture is not None  # the null label
+  assert steered.from_run(labelled, label=1).mixture is None
+  assert steered.from_run(labelled, guidance=2.0).mixture is None
 
 
 def test_the_tilt_of_a_run_is_that_of_its_own_mixture(finished):
