@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +21,10 @@ SAMPLES = 4096
 def distance_to_the_tilt(interpolant, guide, sampler, *, power=2.0, seeds=2):
   """Mean S-W2 over seeds of 250-step steered samples, from N(0, I) at t = 1e-3, to exact ones."""
   grid = times.grid(250, start=1e-3, power=power)
+  # Unlike most tests this one takes longer to run than to compile (see conftest).
+  optimised = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=optimised)
   def run(key):
     key_start, key_path = jax.random.split(key)
     x = jax.random.normal(key_start, (SAMPLES, 2))
