@@ -5,7 +5,7 @@ python -m experiments.steer --config=experiments/configs/steer_gmm.py --workdir=
     --config.teacher=oracle --method=mfm_gf,dps
 
 The first steers a run of gmm.py, the second the closed-form posteriors, where what is left is the estimator's
-error (MFM-G takes hours there: it is differentiated through the posterior's ODE). --config.sampler=ode
+error (MFM-G is far slower there: it is differentiated through the posterior's ODE). --config.sampler=ode
 integrates the flow instead of the SDE, --config.mfm_gf.draws=8 makes all of them cheaper.
 Hardware: 2 CPU cores. Expected: docs/benchmarks.md.
 """
