@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mfm_jax import checks, flow_map, glass
+from mfm_jax import times as timegrid
 from mfm_jax.interpolants import Interpolant
 from mfm_jax.sampling import integrators
 from mfm_jax.types import Array, Cond, MarginalVelocity, PRNGKey, PyTree, Velocity
@@ -94,6 +95,28 @@ def draw_glass(
 
   source = noise_source(key, noise, t, x_t, draws=draws)
   return over_chunks(consume, None, source, x_t, chunk=chunk)[1]
+
+
+def glass_jump(marginal: MarginalVelocity, interpolant: Interpolant, *, steps: int) -> Velocity:
+  """Posterior draws from a marginal velocity, as a `Velocity` for the jump from s = 0 to u = 1 alone.
+
+  So a plain flow, or a fine-tuned one, serves wherever one-step draws of a map do, in `steps` Heun steps of
+  the GLASS inner ODE (2 `steps` evaluations); differentiable in x_t.
+
+  Raises:
+    ValueError: steps < 1.
+  """
+  times = timegrid.grid(steps)
+
+  def velocity(s: Array, u: Array, x_s: Array, t: Array, x_t: Array, cond: Cond) -> Array:
+    del s, u
+
+    def drift(s, x_s):
+      return glass.inner_velocity(marginal, interpolant, s, x_s, t, x_t, cond)
+
+    return integrators.ode(x_s, times, drift, method="heun")[0] - x_s
+
+  return velocity
 
 
 def map_draws(

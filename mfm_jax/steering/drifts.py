@@ -37,10 +37,23 @@ def unguided(marginal: MarginalVelocity, cond: Cond = None) -> Guide:
 
 
 def closed_form(
-  marginal: MarginalVelocity, grad_value: Callable[[Array, Array], Array], cond: Cond = None
+  marginal: MarginalVelocity,
+  grad_value: Callable[[Array, Array], Array],
+  cond: Cond = None,
+  *,
+  value_of: Callable[[Array, Array], Array] | None = None,
 ) -> Guide:
-  """A gradient (t_B, x) -> like x that is known, such as `oracles.grad_value`."""
-  return lambda source, t, x: Guided(marginal(t, x, cond), grad_value(t, x), {})
+  """A gradient (t_B, x) -> like x that is known, such as `oracles.grad_value`.
+
+  Finds "value" where `value_of` (t_B, x) -> (B,) is given, such as `oracles.value`.
+  """
+
+  def guide(source, t: Array, x: Array) -> Guided:
+    del source
+    found = {} if value_of is None else {"value": value_of(t, x)}
+    return Guided(marginal(t, x, cond), grad_value(t, x), found)
+
+  return guide
 
 
 def dps(
@@ -55,7 +68,7 @@ def dps(
 
   Biased wherever the posterior has spread, at every number of steps. One evaluation and one backward
   pass a step: the velocity that the drift needs is the one that is differentiated. Finds "value", the
-  reward at the mean, and "invalid".
+  reward at the mean, and "invalid", 1 where that or its gradient is not finite: no steering there.
   """
 
   def guide(source, t: Array, x: Array) -> Guided:
@@ -69,8 +82,9 @@ def dps(
       return rewards.sum(), (velocity, rewards)
 
     gradient, (velocity, rewards) = jax.grad(total, has_aux=True)(x)
-    invalid = (~jnp.isfinite(rewards)).astype(jnp.int32)
-    return Guided(velocity, gradient, {"value": rewards, "invalid": invalid})
+    broken = ~(jnp.isfinite(rewards) & jnp.isfinite(gradient).reshape(len(x), -1).all(1))
+    gradient = jnp.where(expand_like(broken, x), 0.0, gradient)
+    return Guided(velocity, gradient, {"value": rewards, "invalid": broken.astype(jnp.int32)})
 
   return guide
 
@@ -81,22 +95,27 @@ def mfm_gf(
   reward: Reward,
   cond: Cond = None,
   *,
-  draws: int,
-  chunk: int | None = None,
-  decode: Decode | None = None,
-  jackknife: int = 1,
   marginal: MarginalVelocity | None = None,
+  **sampling,
 ) -> Guide:
-  """`value.value_and_grad_gf` of `draws` posterior draws. 1 + N evaluations a step, no backward pass.
+  """`value.value_and_grad_gf`: 1 + N evaluations a step, no backward pass.
 
-  `marginal` is v_t(x) of the drift where it is not the velocity's own (MATH 2.3).
+  Args:
+    velocity, interpolant, reward, cond: see there.
+    marginal: v_t(x) of the drift where it is not the velocity's own (MATH 2.3).
+    sampling: fields of `value.Sampling`, draws >= 2.
 
   Raises:
-    ValueError: draws < 2, chunk < 1.
+    ValueError: what these refuse.
   """
-  checks.at_least("draws", draws, 2)
-  options = {"draws": draws, "chunk": chunk, "decode": decode, "jackknife": jackknife}
-  return _by_draws(value.value_and_grad_gf, (velocity, interpolant), reward, cond, marginal, options)
+  checks.at_least("draws", value.Sampling(**sampling).draws, 2)
+
+  def estimate(key, noise, t, x):
+    how = {"noise": noise, **sampling}
+    found, gradient = value.value_and_grad_gf(key, velocity, interpolant, t, x, reward, cond, **how)
+    return gradient, found._asdict()
+
+  return _by_draws(estimate, velocity, marginal, cond)
 
 
 def mfm_g(
@@ -104,34 +123,79 @@ def mfm_g(
   reward: Reward,
   cond: Cond = None,
   *,
-  draws: int,
-  chunk: int | None = None,
-  decode: Decode | None = None,
-  jackknife: int = 1,
   marginal: MarginalVelocity | None = None,
+  **sampling,
 ) -> Guide:
-  """`value.value_and_grad_g` of `draws` posterior draws. 1 + N evaluations and N backward passes a step.
+  """`value.value_and_grad_g`: 1 + N evaluations and N backward passes a step. Arguments as `mfm_gf`."""
+  value.Sampling(**sampling)
 
-  `marginal` as `mfm_gf`.
+  def estimate(key, noise, t, x):
+    found, gradient = value.value_and_grad_g(key, velocity, t, x, reward, cond, noise=noise, **sampling)
+    return gradient, found._asdict()
+
+  return _by_draws(estimate, velocity, marginal, cond)
+
+
+def hybrid(
+  velocity: Velocity,
+  interpolant: Interpolant,
+  reward: Reward,
+  cond: Cond = None,
+  *,
+  marginal: MarginalVelocity | None = None,
+  weight: float | None = None,
+  **sampling,
+) -> Guide:
+  """`value.value_and_grad_hybrid`, at the cost of `mfm_g`. Arguments as `mfm_gf`; finds "weight" too."""
+  checks.at_least("draws", value.Sampling(**sampling).draws, 2)
+  if weight is not None:
+    checks.in_interval("weight", weight)
+
+  def estimate(key, noise, t, x):
+    how = {"noise": noise, "weight": weight, **sampling}
+    found, gradient, share = value.value_and_grad_hybrid(
+      key, velocity, interpolant, t, x, reward, cond, **how
+    )
+    return gradient, {**found._asdict(), "weight": share}
+
+  return _by_draws(estimate, velocity, marginal, cond)
+
+
+def on_interval(guide: Guide, marginal: MarginalVelocity, cond: Cond = None, *, low: float, high: float):
+  """`guide` while low <= t <= high, the base model outside: a guide that there costs one evaluation.
+
+  All states of a call have one time. What it finds outside is NaN, and 0 for counts.
 
   Raises:
-    ValueError: draws or chunk < 1.
+    ValueError: not 0 <= low <= high <= 1.
   """
-  checks.at_least("draws", draws, 1)
-  options = {"draws": draws, "chunk": chunk, "decode": decode, "jackknife": jackknife}
-  return _by_draws(value.value_and_grad_g, (velocity,), reward, cond, marginal, options)
+  checks.in_interval("low", low)
+  checks.in_interval("high", high)
+  checks.ordered("low", low, "high", high)
+
+  def guided(source, t: Array, x: Array) -> Guided:
+    like = jax.eval_shape(guide, source, t, x).found
+
+    def base(source, t, x):
+      missing = {
+        name: jnp.full(leaf.shape, jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0, leaf.dtype)
+        for name, leaf in like.items()
+      }
+      return Guided(marginal(t, x, cond), jnp.zeros_like(x), missing)
+
+    return jax.lax.cond((low <= t[0]) & (t[0] <= high), guide, base, source, t, x)
+
+  return guided
 
 
-def _by_draws(estimator, model, reward, cond, marginal, options) -> Guide:
-  if options["chunk"] is not None:
-    checks.at_least("chunk", options["chunk"], 1)
-  marginal = flow_map.marginal_velocity(model[0]) if marginal is None else marginal
+def _by_draws(estimate, velocity: Velocity, marginal: MarginalVelocity | None, cond: Cond) -> Guide:
+  """A guide from (key, noise, t, x) -> (gradient, found); its source is the one or the other."""
+  marginal = flow_map.marginal_velocity(velocity) if marginal is None else marginal
 
   def guide(source, t: Array, x: Array) -> Guided:
     recorded = source is not None and not jnp.issubdtype(source.dtype, jax.dtypes.prng_key)
-    key, noise = (None, source) if recorded else (source, None)
-    estimate, gradient = estimator(key, *model, t, x, reward, cond, noise=noise, **options)
-    return Guided(marginal(t, x, cond), gradient, estimate._asdict())
+    gradient, found = estimate(*((None, source) if recorded else (source, None)), t, x)
+    return Guided(marginal(t, x, cond), gradient, found)
 
   return guide
 

@@ -1,24 +1,31 @@
-"""Estimates of V_t(x) = log E[exp r(X_1) | X_t = x] and of its gradient (MATH 6.3-6.5).
+"""Estimates of V_t(x) = log E[exp r(X_1) | X_t = x] and of its gradient (MATH 6.3-6.5, 11).
 
-All of them stream over posterior draws in chunks with a running log-sum-exp: memory is that of
-batch x chunk evaluations, and with a jackknife of one sum for each of its groups, whatever the number of
-draws. A key gives the same draws whatever the chunk.
+All of them stream over posterior draws in chunks with a running log-sum-exp (`sums`): memory is that of
+batch x chunk evaluations, and with groups of one sum for each of them, whatever the number of draws. A key
+gives the same draws whatever the chunk.
 
 Both gradients are ratios of means over draws, whose bias falls like 1/N where their error falls like
-N^-1/2. A steered path averages errors of its many steps and adds up their bias, so the bias is what shows in
-the samples. With `jackknife` groups the draws are summed in groups, and the ratio with each group left out
-takes the bias of order 1/N away (Quenouille, 1956), at no further evaluation.
+N^-1/2. A steered path averages errors of its many steps and adds up their bias, so with few draws the bias is
+what shows in the samples: `jackknife` groups take its first order away, at some more variance.
+
+Draws whose reward is NaN or +inf are left out as if they had not been drawn, and counted.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from mfm_jax import checks
+from mfm_jax import checks, flow_map
 from mfm_jax.interpolants import CLIP, Interpolant
-from mfm_jax.sampling import posterior
+from mfm_jax.sampling import noise, posterior
+from mfm_jax.steering import sums
 from mfm_jax.types import Array, Cond, Decode, PRNGKey, Reward, Velocity, expand_like
+
+VARIANCE_GROUPS = 8  # of the hybrid's weight, where the jackknife does not say
 
 
 class Estimate(NamedTuple):
@@ -27,16 +34,43 @@ class Estimate(NamedTuple):
   value: Array  # logsumexp r - log N; biased low, by about standard_error^2 / 2
   standard_error: Array  # of the value, by the delta method; infinite for a single draw
   ess: Array  # effective sample size of the softmax weights, 1 to N
-  invalid: Array  # int32, number of draws whose reward is NaN or infinite
+  invalid: Array  # int32, draws left out: reward NaN or +inf or, for MFM-G, a gradient that is not finite
 
 
-class _Sums(NamedTuple):
-  """Running sums of w = exp(r - peak) over the draws seen so far; each (B,), later (groups, B)."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+  """How the posterior draws of an estimate are made.
 
-  peak: Array
-  first: Array
-  second: Array
-  invalid: Array
+  Attributes:
+    draws: N.
+    chunk: draws per state that are held at a time; None for all. It need not divide N.
+    scheme: joint law of a state's start noise, see `sampling.noise`. All but "independent" hold the noise
+      itself, batch x N x example, at once.
+    decode: model space -> data space; None where they are the same.
+    jackknife: number of groups of the bias correction of gradients, a divisor of draws; 1 is the paper's
+      estimate.
+    sharding: of rows of the flattened batch x chunk evaluations, to split the draws over a mesh; None leaves
+      it to the compiler.
+
+  Raises:
+    ValueError: draws, chunk or jackknife < 1, jackknife that does not divide draws, an unknown scheme.
+  """
+
+  draws: int
+  chunk: int | None = None
+  scheme: str = "independent"
+  decode: Decode | None = None
+  jackknife: int = 1
+  sharding: jax.sharding.Sharding | None = None
+
+  def __post_init__(self):
+    checks.at_least("draws", self.draws, 1)
+    if self.chunk is not None:
+      checks.at_least("chunk", self.chunk, 1)
+    checks.one_of("scheme", self.scheme, noise.SCHEMES)
+    checks.at_least("jackknife", self.jackknife, 1)
+    if self.draws % self.jackknife:
+      raise ValueError(f"jackknife must divide draws; got jackknife={self.jackknife}, draws={self.draws}")
 
 
 def estimate_value(
@@ -47,10 +81,8 @@ def estimate_value(
   reward: Reward,
   cond: Cond = None,
   *,
-  draws: int,
-  chunk: int | None = None,
   noise: Array | None = None,
-  decode: Decode | None = None,
+  **sampling,
 ) -> Estimate:
   """V ~ logsumexp_i r(x1_i) - log N, x1_i = X_{0,1}(e_i; t, x_t) (MATH 6.3). N evaluations a state.
 
@@ -60,21 +92,20 @@ def estimate_value(
     t, x_t: (B,) and (B, ...).
     reward: on data space, (B, ...) -> (B,).
     cond: conditioning of velocity and reward, leaves (B,).
-    draws: N.
-    chunk: draws per state that are held at a time; None for all. It need not divide N.
     noise: e, (B, N, ...), in place of the key's draws.
-    decode: model space -> data space; None where they are the same.
+    sampling: fields of `Sampling`, such as draws=16.
 
   Raises:
-    ValueError: draws or chunk < 1; shapes that disagree; neither key nor noise.
+    ValueError: shapes that disagree; neither key nor noise; what `Sampling` refuses.
   """
-  sample = _sampler(velocity, t, x_t, reward, cond, decode)
+  sampling = Sampling(**sampling)
+  evaluate = _evaluator(velocity, t, x_t, reward, cond, sampling)
 
-  def consume(sums, e):
-    return _update(sums, sample(e, x_t)[1])[0], None
+  def consume(total, e):
+    _, rewards = evaluate(e, x_t)
+    return sums.update(total, rewards)[0], None
 
-  sums = _over_groups(consume, _zero_sums(x_t), key, t, x_t, noise=noise, draws=draws, chunk=chunk)
-  return _finish(sums, draws)
+  return _finish(_over_groups(consume, sums.zeros(x_t), key, t, x_t, noise, sampling), sampling)
 
 
 def value_and_grad_gf(
@@ -86,11 +117,8 @@ def value_and_grad_gf(
   reward: Reward,
   cond: Cond = None,
   *,
-  draws: int,
-  chunk: int | None = None,
   noise: Array | None = None,
-  decode: Decode | None = None,
-  jackknife: int = 1,
+  **sampling,
 ) -> tuple[Estimate, Array]:
   """V, and grad V by MFM-GF: without differentiating map or reward (paper Eq. 20; MATH 6.5).
 
@@ -101,33 +129,21 @@ def value_and_grad_gf(
 
   Args and errors as `estimate_value`, with
     interpolant: the one that the velocity was trained with.
-    draws: at least 2 (a single draw has no spread: the gradient would be zero).
-    jackknife: number of groups of the bias correction, a divisor of draws; 1 is the formula above.
+    draws: at least 2 (a single one has no spread: the gradient would be zero).
 
   Returns:
     The estimate of V and a gradient (B, ...) like x_t, whose rms error falls like N^-1/2.
   """
-  checks.at_least("draws", draws, 2)
-  sample = _sampler(velocity, t, x_t, reward, cond, decode)
+  sampling = Sampling(**sampling)
+  checks.at_least("draws", sampling.draws, 2)
+  evaluate = _evaluator(velocity, t, x_t, reward, cond, sampling)
 
   def consume(carry, e):
-    sums, weighted, plain = carry
-    x1, rewards = sample(e, x_t)
-    sums, weights, rescale = _update(sums, rewards)
-    # Measured from x_t: near t = 1 the draws lie within a of it, their two means differ by a^2.
-    offset = x1 - x_t[:, None]
-    weighted = expand_like(rescale, x_t) * weighted + (expand_like(weights, offset) * offset).sum(1)
-    return (sums, weighted, plain + offset.sum(1)), None
+    return _add_gf(carry, *evaluate(e, x_t), x_t), None
 
-  zeros = _zeros_like(x_t)
-  options = {"noise": noise, "draws": draws, "chunk": chunk, "groups": jackknife}
-  carry = (_zero_sums(x_t), zeros, zeros)
-  sums, weighted, plain = _over_groups(consume, carry, key, t, x_t, **options)
-  # All rewards -inf leave no weight, and no direction.
-  some = expand_like((sums.first > 0).any(0), x_t)
-  difference = jnp.where(some, _weighted_mean(weighted, sums) - plain.sum(0) / draws, 0.0)
-  gain = interpolant.b(t) / jnp.maximum(interpolant.a(t), CLIP) ** 2
-  return _finish(sums, draws), (expand_like(gain, x_t) * difference).astype(x_t.dtype)
+  total, *means = _over_groups(consume, _start(x_t, 2), key, t, x_t, noise, sampling)
+  gradient = sums.corrected(*_gf(total, *means, interpolant, t))
+  return _finish(total, sampling), gradient.astype(x_t.dtype)
 
 
 def value_and_grad_g(
@@ -138,11 +154,8 @@ def value_and_grad_g(
   reward: Reward,
   cond: Cond = None,
   *,
-  draws: int,
-  chunk: int | None = None,
   noise: Array | None = None,
-  decode: Decode | None = None,
-  jackknife: int = 1,
+  **sampling,
 ) -> tuple[Estimate, Array]:
   """V, and MFM-G: its gradient in x_t through map, decode and reward (Eq. 22; MATH 6.4).
 
@@ -150,117 +163,179 @@ def value_and_grad_g(
   its graph forgotten: one evaluation and one backward pass a draw, the graphs of B x chunk draws alive.
   Unclipped it explodes with a sharp reward and few draws: judge it by its error (MATH 11).
 
-  Args and errors as `estimate_value`, with `jackknife` as `value_and_grad_gf`.
+  Args and errors as `estimate_value`.
 
   Returns:
-    The estimate of V and its gradient (B, ...) like x_t, exact for jackknife = 1.
+    The estimate of V and its gradient (B, ...) like x_t, exact without a jackknife.
   """
-  sample = _sampler(velocity, t, x_t, reward, cond, decode)
+  sampling = Sampling(**sampling)
+  evaluate = _evaluator(velocity, t, x_t, reward, cond, sampling)
 
   def consume(carry, e):
-    sums, weighted = carry
-    rewards, pull_back = jax.vjp(lambda x_t: sample(e, x_t)[1], x_t)
-    sums, weights, rescale = _update(sums, rewards)
-    (gradient,) = pull_back(weights)
-    return (sums, expand_like(rescale, x_t) * weighted + gradient), None
+    _, rewards, gradients = _with_gradients(evaluate, e, x_t)
+    return _add_g(carry, rewards, gradients), None
 
-  options = {"noise": noise, "draws": draws, "chunk": chunk, "groups": jackknife}
-  carry = (_zero_sums(x_t), _zeros_like(x_t))
-  sums, weighted = _over_groups(consume, carry, key, t, x_t, **options)
-  return _finish(sums, draws), _weighted_mean(weighted, sums).astype(x_t.dtype)
+  total, weighted = _over_groups(consume, _start(x_t, 1), key, t, x_t, noise, sampling)
+  gradient = sums.corrected(*sums.weighted_means(weighted, total))
+  return _finish(total, sampling), gradient.astype(x_t.dtype)
 
 
-def _sampler(velocity, t, x_t, reward, cond, decode):
-  """(e, x_t) -> x1 (B, n, ...) and r(x1) (B, n), the latter in float32 at least."""
+def value_and_grad_hybrid(
+  key: PRNGKey | None,
+  velocity: Velocity,
+  interpolant: Interpolant,
+  t: Array,
+  x_t: Array,
+  reward: Reward,
+  cond: Cond = None,
+  *,
+  noise: Array | None = None,
+  weight: float | None = None,
+  **sampling,
+) -> tuple[Estimate, Array, Array]:
+  """V, and weight * MFM-G + (1 - weight) * MFM-GF from the same draws, at the cost of MFM-G (MATH 11).
 
-  def sample(e: Array, x_t: Array) -> tuple[Array, Array]:
-    x1 = posterior.map_draws(velocity, e, t, x_t, cond)
-    batch, n = x1.shape[:2]
-    flat = x1.reshape(batch * n, *x1.shape[2:])
-    data = flat if decode is None else decode(flat)
-    rewards = reward(data, posterior.repeat(cond, n))
+  MFM-G is better late and for broad rewards, MFM-GF early and for sharp ones. The weight of least variance
+  is, with F, G, C the variances and the covariance of the two,
+      (F - C) / (F + G - 2 C)
+  by the jackknife, averaged over the batch (one state's own draws say too little: with fewer than some 30
+  states of one time give `weight`). The states of a batch thereby depend on each other a little.
+
+  Args and errors as `value_and_grad_gf`, with
+    weight: of MFM-G, in [0, 1]; None for the one above, the same for the whole batch.
+
+  Raises:
+    ValueError: also times that differ where the weight is to be found.
+
+  Returns:
+    The estimate of V, a gradient (B, ...) like x_t and the weight, (B,).
+  """
+  sampling = Sampling(**sampling)
+  checks.at_least("draws", sampling.draws, 2)
+  if weight is not None:
+    checks.in_interval("weight", weight)
+  elif not isinstance(t, jax.core.Tracer) and np.ptp(np.asarray(t)) > 0:
+    raise ValueError(f"t must be one time for all states where weight is None; got {t.min()} to {t.max()}")
+  groups = sampling.jackknife
+  if groups == 1:
+    groups = largest_divisor(sampling.draws, VARIANCE_GROUPS)
+    if groups == 1 and weight is None:
+      groups = sampling.draws
+  evaluate = _evaluator(velocity, t, x_t, reward, cond, sampling)
+
+  def consume(carry, e):
+    gf, g = carry
+    x1, rewards, gradients = _with_gradients(evaluate, e, x_t)
+    return (_add_gf(gf, x1, rewards, x_t), _add_g(g, rewards, gradients)), None
+
+  split = dataclasses.replace(sampling, jackknife=groups)
+  carry = _start(x_t, 2), _start(x_t, 1)
+  (total, *means), (_, weighted) = _over_groups(consume, carry, key, t, x_t, noise, split)
+  gf, g = _gf(total, *means, interpolant, t), sums.weighted_means(weighted, total)
+  share = _least_variance(gf[1], g[1]) if weight is None else weight
+  both = [estimate[0] if sampling.jackknife == 1 else sums.corrected(*estimate) for estimate in (gf, g)]
+  gradient = share * both[1] + (1.0 - share) * both[0]
+  return _finish(total, sampling), gradient.astype(x_t.dtype), jnp.full(x_t.shape[:1], share)
+
+
+def largest_divisor(n: int, limit: int) -> int:
+  """The largest divisor of n that is at most `limit`: how many groups of equal size can be made."""
+  return max(k for k in range(1, limit + 1) if n % k == 0)
+
+
+def _least_variance(left_gf: Array, left_g: Array) -> Array:
+  """The weight of MFM-G, (), from both estimates with each group left out."""
+  f, g, c = (
+    sums.covariance(a, b).mean() for a, b in ((left_gf, left_gf), (left_g, left_g), (left_gf, left_g))
+  )
+  spread = f + g - 2.0 * c  # of their difference: 0 where they agree, and any weight is as good
+  share = jnp.where(spread > 0, (f - c) / jnp.where(spread > 0, spread, 1.0), 0.5)
+  return jnp.clip(jnp.where(jnp.isfinite(share), share, 0.0), 0.0, 1.0)
+
+
+def _evaluator(velocity, t, x_t, reward, cond, sampling: Sampling) -> Callable:
+  """(e (B, n, ...), x) -> x1 (B, n, ...) and r(x1) (B, n), in float32 at least.
+
+  x is x_t (B, ...), or (B, n, ...) with one copy for each draw, to be differentiated.
+  """
+
+  def evaluate(e: Array, x: Array) -> tuple[Array, Array]:
+    batch, n = e.shape[:2]
+    repeated = posterior.repeat((t, cond), n)
+    states = posterior.repeat(x, n) if x.ndim < e.ndim else x.reshape(batch * n, *x.shape[2:])
+    flat, states, (times, conds) = _constrain((e.reshape(states.shape), states, repeated), sampling.sharding)
+    x1 = flow_map.posterior_map(velocity, flat, times, states, conds)
+    rewards = reward(x1 if sampling.decode is None else sampling.decode(x1), conds)
     checks.shape("reward(x)", rewards, (batch * n,))
-    return x1, rewards.reshape(batch, n).astype(_reward_dtype(x_t))
+    return x1.reshape(e.shape), rewards.reshape(batch, n).astype(sums.reward_dtype(x_t))
 
-  return sample
-
-
-def _update(sums: _Sums, rewards: Array) -> tuple[_Sums, Array, Array]:
-  """The sums with rewards (B, n) added; their weights; the factor of what was summed before."""
-  # No gradient: the peak keeps exp in range and cancels from the value (MATH 6.3).
-  peak = jax.lax.stop_gradient(jnp.maximum(sums.peak, rewards.max(1)))
-  finite = jnp.where(jnp.isfinite(peak), peak, 0.0)  # all -inf so far: weights 0, not exp(nan)
-  rescale = jnp.exp(sums.peak - finite)
-  weights = jnp.exp(rewards - finite[:, None])
-  first = rescale * sums.first + weights.sum(1)
-  second = rescale**2 * sums.second + (weights**2).sum(1)
-  invalid = sums.invalid + (~jnp.isfinite(rewards)).sum(1, dtype=jnp.int32)
-  return _Sums(peak, first, second, invalid), weights, rescale
+  return evaluate
 
 
-def _over_groups(consume, carry, key, t, x_t, *, noise, draws, chunk, groups=1):
-  """`posterior.over_chunks` for each of `groups` equal groups of draws: last carries, (groups, B, ...)."""
-  source = posterior.noise_source(key, noise, t, x_t, draws=draws)
-  checks.at_least("jackknife", groups, 1)
-  if draws % groups:
-    raise ValueError(f"jackknife must divide draws; got jackknife={groups}, draws={draws}")
+def _constrain(tree, sharding):
+  return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
+
+
+def _with_gradients(evaluate, e: Array, x_t: Array) -> tuple[Array, Array, Array]:
+  """x1, r and grad_{x_t} r of each draw: a draw that is left out must not reach the others' gradient."""
+  copies = jnp.broadcast_to(x_t[:, None], e.shape)
+  rewards, pull_back, x1 = jax.vjp(lambda x: evaluate(e, x)[::-1], copies, has_aux=True)
+  (gradients,) = pull_back(jnp.ones_like(rewards))
+  broken = ~jnp.isfinite(gradients).reshape(*rewards.shape, -1).all(-1)
+  gradients = jnp.where(expand_like(broken, gradients), 0.0, gradients)
+  return x1, jnp.where(broken & jnp.isfinite(rewards), jnp.nan, rewards), gradients
+
+
+def _start(x_t: Array, count: int) -> tuple:
+  zero = jnp.zeros(x_t.shape, sums.reward_dtype(x_t))
+  return (sums.zeros(x_t), *[zero] * count)
+
+
+def _add_gf(carry: tuple, x1: Array, rewards: Array, x_t: Array) -> tuple:
+  total, weighted, plain = carry
+  total, weights, rescale = sums.update(total, rewards)
+  # Measured from x_t: near t = 1 the draws lie within a of it, their two means differ by a^2.
+  offset = jnp.where(expand_like(sums.sound(rewards), x1), x1 - x_t[:, None], 0.0)
+  weighted = expand_like(rescale, x_t) * weighted + (expand_like(weights, offset) * offset).sum(1)
+  return total, weighted, plain + offset.sum(1)
+
+
+def _add_g(carry: tuple, rewards: Array, gradients: Array) -> tuple:
+  total, weighted = carry
+  total, weights, rescale = sums.update(total, rewards)
+  return total, expand_like(rescale, weighted) * weighted + (expand_like(weights, gradients) * gradients).sum(
+    1
+  )
+
+
+def _gf(total: sums.Sums, weighted: Array, plain: Array, interpolant: Interpolant, t: Array):
+  """MFM-GF of all groups (B, ...) and with each left out (G, B, ...)."""
+  gain = expand_like(interpolant.b(t) / jnp.maximum(interpolant.a(t), CLIP) ** 2, weighted[0])
+  pairs = zip(sums.weighted_means(weighted, total), sums.plain_means(plain, total), strict=True)
+  # Rewards that are all -inf leave no weight, and no direction.
+  gain = jnp.where(expand_like((total.first > 0).any(0), gain), gain, 0.0)
+  whole, left_out = (tilted - mean for tilted, mean in pairs)
+  return gain * whole, gain[None] * left_out
+
+
+def _over_groups(consume, carry, key, t, x_t, recorded, sampling: Sampling):
+  """`posterior.over_chunks` for each group of draws: their last carries, leaves (groups, B, ...)."""
+  if recorded is None and key is not None and sampling.scheme != "independent":
+    recorded = noise.normals(key, x_t, draws=sampling.draws, scheme=sampling.scheme)
+  source = posterior.noise_source(key, recorded, t, x_t, draws=sampling.draws)
 
   def group(_, source):
-    return None, posterior.over_chunks(consume, carry, source, x_t, chunk=chunk)[0]
+    return None, posterior.over_chunks(consume, carry, source, x_t, chunk=sampling.chunk)[0]
 
-  return jax.lax.scan(group, None, source.reshape(groups, draws // groups, *source.shape[1:]))[1]
+  return jax.lax.scan(group, None, source.reshape(sampling.jackknife, -1, *source.shape[1:]))[1]
 
 
-def _finish(sums: _Sums, draws: int) -> Estimate:
+def _finish(groups: sums.Sums, sampling: Sampling) -> Estimate:
   """The estimate of V from the sums of all groups."""
-  peak = jax.lax.stop_gradient(sums.peak.max(0))
-  rescale = jnp.exp(sums.peak - jnp.where(jnp.isfinite(peak), peak, 0.0)[None])
-  first, second = (rescale * sums.first).sum(0), (rescale**2 * sums.second).sum(0)
-  value = peak + jnp.log(first) - jnp.log(float(draws))
+  peak, first, second, count, invalid = sums.totals(groups)
+  value = peak + jnp.log(first) - jnp.log(jnp.maximum(count, 1.0))
   ess = first**2 / jnp.where(second > 0, second, 1.0)
   # Var[log mean w] ~ Var[w] / (N mean(w)^2) = (N / ess - 1) / (N - 1).
-  relative = jnp.maximum(draws / jnp.maximum(ess, 1.0) - 1.0, 0.0)
-  error = jnp.sqrt(relative / (draws - 1)) if draws > 1 else jnp.full_like(ess, jnp.inf)
-  return Estimate(value, jax.lax.stop_gradient(error), jax.lax.stop_gradient(ess), sums.invalid.sum(0))
-
-
-def _weighted_mean(weighted: Array, sums: _Sums) -> Array:
-  """sum w x / sum w from the sums of the groups (G, B, ...), bias-corrected by the jackknife for G > 1.
-
-  With m_g the mean of group g and W_g its weight, the whole mean is sum_g softmax(log W)_g m_g, and so is
-  each one with a group left out. The correction G whole - (G - 1) mean(left out) is then a sum of the m_g
-  with coefficients that sum to 1: nothing is subtracted from a sum, and one dominant group is no trouble.
-  """
-  groups = len(weighted)
-  log_weight = sums.peak + jnp.log(sums.first)
-  coefficients = _shares(log_weight)
-  if groups > 1:
-    out = jnp.eye(groups, dtype=bool)[..., None]
-    left_out = _shares(jnp.where(out, -jnp.inf, log_weight[None]), axis=1)
-    # Where all weight lies in the group that is left out, there is nothing to learn from the others.
-    left_out = jnp.where(left_out.sum(1, keepdims=True) > 0, left_out, coefficients[None])
-    coefficients = groups * coefficients - (groups - 1.0) * left_out.mean(0)
-  means = weighted / expand_like(jnp.where(sums.first > 0, sums.first, 1.0), weighted)
-  return (expand_like(coefficients, means) * means).sum(0)
-
-
-def _shares(log_weight: Array, axis: int = 0) -> Array:
-  """Softmax over the groups; 0 where no group has weight."""
-  peak = log_weight.max(axis, keepdims=True)
-  weight = jnp.exp(log_weight - jnp.where(jnp.isfinite(peak), peak, 0.0))
-  total = weight.sum(axis, keepdims=True)
-  return weight / jnp.where(total > 0, total, 1.0)
-
-
-def _zero_sums(x_t: Array) -> _Sums:
-  batch, dtype = x_t.shape[0], _reward_dtype(x_t)
-  zero = jnp.zeros(batch, dtype)
-  return _Sums(jnp.full(batch, -jnp.inf, dtype), zero, zero, jnp.zeros(batch, jnp.int32))
-
-
-def _zeros_like(x_t: Array) -> Array:
-  return jnp.zeros(x_t.shape, _reward_dtype(x_t))
-
-
-def _reward_dtype(x: Array):
-  return jnp.promote_types(x.dtype, jnp.float32)
+  relative = jnp.maximum(count / jnp.maximum(ess, 1.0) - 1.0, 0.0)
+  error = jnp.where(count > 1, jnp.sqrt(relative / jnp.maximum(count - 1.0, 1.0)), jnp.inf)
+  return Estimate(value, jax.lax.stop_gradient(error), jax.lax.stop_gradient(ess), invalid)

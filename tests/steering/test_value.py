@@ -166,7 +166,7 @@ def test_rewards_that_are_not_finite_are_counted():
   t, x_t = jnp.zeros(2), jnp.zeros((2, 1))
   noise = jnp.arange(10.0).reshape(2, 5, 1)
   still = lambda s, u, x_s, t, x_t, cond: 0.0 * x_s  # noqa: E731
-  bad = lambda x, cond: jnp.where(x[:, 0] > 6.0, jnp.nan, jnp.where(x[:, 0] == 1.0, -jnp.inf, 0.0))  # noqa: E731
+  bad = lambda x, cond: jnp.where(x[:, 0] > 6.0, jnp.nan, jnp.where(x[:, 0] == 1.0, jnp.inf, 0.0))  # noqa: E731
   for chunk in (5, 2):
     estimate = value.estimate_value(None, still, t, x_t, bad, draws=5, chunk=chunk, noise=noise)
     np.testing.assert_array_equal(estimate.invalid, [1, 3])
