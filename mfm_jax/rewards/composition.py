@@ -1,4 +1,4 @@
-"""Rewards made of rewards."""
+"""Rewards made of rewards. A sum or minimum has a gradient where all of its parts have one."""
 
 from collections.abc import Sequence
 
@@ -23,6 +23,7 @@ def weighted_sum(rewards: Sequence[Reward], weights: Sequence[float]) -> Reward:
   def reward(x: Array, cond: Cond = None) -> Array:
     return sum(weight * part(x, cond) for weight, part in zip(weights, rewards, strict=True))
 
+  reward.differentiable = all(map(is_differentiable, rewards))
   return reward
 
 
@@ -37,7 +38,13 @@ def minimum(rewards: Sequence[Reward]) -> Reward:
   def reward(x: Array, cond: Cond = None) -> Array:
     return jnp.min(jnp.stack([part(x, cond) for part in rewards]), axis=0)
 
+  reward.differentiable = all(map(is_differentiable, rewards))
   return reward
+
+
+def is_differentiable(reward: Reward) -> bool:
+  """False where a reward says so by its attribute `differentiable`, as those of `callback` do; else True."""
+  return getattr(reward, "differentiable", True)
 
 
 def _several(rewards: Sequence[Reward]) -> tuple[Reward, ...]:
