@@ -9,8 +9,9 @@ from mfm_jax.data.datasets import Dataset
 from mfm_jax.training.config import RESUMABLE, differences, from_dict, to_dict
 
 FORMAT = 1
-RUN, CLASSIFIER = "run", "classifier"  # kinds of folders
-_MAY_CHANGE = {RUN: RESUMABLE, CLASSIFIER: ("log_every",)}  # keys, when a folder is used again
+RUN, CLASSIFIER, FINETUNED = "run", "classifier", "fine-tuned run"  # kinds of folders
+# Keys, when a folder is used again.
+_MAY_CHANGE = {RUN: RESUMABLE, CLASSIFIER: ("log_every",), FINETUNED: RESUMABLE}
 _PARTIAL = "config.json.partial"  # all that a process killed at the start leaves
 
 
@@ -54,32 +55,48 @@ def check_workdir(workdir: pathlib.Path, config: Any, info: DataInfo, kind: str)
     )
 
 
-def write_config(workdir: pathlib.Path, config: Any, info: DataInfo, kind: str) -> None:
-  """Writes config.json, atomically."""
+def write_config(workdir: pathlib.Path, config: Any, info: DataInfo, kind: str, *, run: Any = None) -> None:
+  """Writes config.json, atomically; see `describe`."""
   workdir.mkdir(parents=True, exist_ok=True)
   temporary = workdir / _PARTIAL
-  temporary.write_text(json.dumps(describe(config, info, kind), indent=2) + "\n")
+  temporary.write_text(json.dumps(describe(config, info, kind, run=run), indent=2) + "\n")
   temporary.replace(workdir / "config.json")
 
 
-def read(workdir: pathlib.Path, config_type: type, kind: str) -> tuple[Any, DataInfo]:
-  """The configuration and the data description of a folder of this kind.
+def kind_of(workdir: pathlib.Path) -> str:
+  """The kind of a folder; raises as `read`."""
+  return _read(workdir, RUN, CLASSIFIER, FINETUNED)["kind"]
+
+
+def read(workdir: pathlib.Path, config_type: type, *kinds: str) -> tuple[Any, DataInfo]:
+  """The configuration and the data description of a folder of one of these kinds.
+
+  Of a fine-tuned run it is the configuration that it is used with, as of any run, not that of its training.
 
   Raises:
     ValueError: a missing folder, one without config.json, of another format or of another kind.
   """
-  stored = _read(workdir, kind)
+  stored = _read(workdir, *kinds)
   info = {**stored["data"], "shape": tuple(stored["data"]["shape"])}
-  return from_dict(config_type, stored["config"]), DataInfo(**info)
+  return from_dict(config_type, stored.get("run", stored["config"])), DataInfo(**info)
 
 
-def describe(config: Any, info: DataInfo, kind: str) -> dict[str, Any]:
-  """The content of config.json."""
+def describe(config: Any, info: DataInfo, kind: str, *, run: Any = None) -> dict[str, Any]:
+  """The content of config.json.
+
+  Args:
+    config: of the training.
+    info: of its data.
+    kind: of the folder.
+    run: what a fine-tuned run is used with, so that its folder needs no other: its base's `RunConfig`
+      with what fine-tuning changed.
+  """
   data = {**dataclasses.asdict(info), "shape": list(info.shape)}
-  return {"format": FORMAT, "kind": kind, "config": to_dict(config), "data": data}
+  out = {"format": FORMAT, "kind": kind, "config": to_dict(config), "data": data}
+  return out if run is None else {**out, "run": to_dict(run)}
 
 
-def _read(workdir: pathlib.Path, kind: str) -> dict[str, Any]:
+def _read(workdir: pathlib.Path, *kinds: str) -> dict[str, Any]:
   path = workdir / "config.json"
   if not path.exists():
     what = "a folder without config.json" if workdir.exists() else "no such folder"
@@ -91,6 +108,6 @@ def _read(workdir: pathlib.Path, kind: str) -> dict[str, Any]:
   if not isinstance(stored, dict) or stored.get("format") != FORMAT:
     raise ValueError(f"config.json must be of a run of format {FORMAT}; got {path}")
   found = stored.setdefault("kind", RUN)  # folders older than the other kinds do not say
-  if found != kind:
-    raise ValueError(f"workdir must be the folder of a {kind}; got that of a {found}: {workdir}")
+  if found not in kinds:
+    raise ValueError(f"workdir must be the folder of a {kinds[0]}; got that of a {found}: {workdir}")
   return stored

@@ -19,10 +19,12 @@ from mfm_jax.training.checkpoint import Checkpoints
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.state import TrainState, create, params_sha256
+from mfm_jax.types import PyTree
 from mfm_jax.viz import grids
 from mfm_jax.viz.files import write_atomically
 
 EVAL_SEED = 20_000  # of the held-out batches and their draws: the same at every evaluation
+Evaluate = Callable[[TrainState], dict[str, float]]
 
 
 def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -48,18 +50,65 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
   pieces = run.parts(config, info)
   teacher, teacher_id = run.teacher(config, info)
   loss = step.make_loss(pieces.model, pieces.interpolant, pieces.objective, pieces.draws, teacher)
-  optimiser = optimizer.build(config.optimizer, config.steps)
-  state = jax.jit(
-    lambda: create(pieces.model.init(jax.random.key(config.seed)), optimiser, config.ema),
-    out_shardings=sharding.replicated(mesh),
-  )()
-  batches = _batches(dataset.train, config, config.seed)
+
+  def evaluation(writer: MetricWriter) -> Evaluate:
+    return _Evaluation(
+      loss=jax.jit(loss),
+      batches=_held_out(dataset, config),
+      painter=_painter(pieces, dataset, config),
+      config=config,
+      workdir=workdir,
+      mesh=mesh,
+      writer=writer,
+    )
 
   folder.write_config(workdir, config, info, folder.RUN)
+  return fit(
+    config,
+    workdir,
+    mesh=mesh,
+    init=lambda: pieces.model.init(jax.random.key(config.seed)),
+    loss=loss,
+    batches=batches_of(dataset.train, config, config.seed),
+    evaluation=evaluation,
+    sources={"teacher": teacher_id},
+  )
+
+
+def fit(
+  config: Any,
+  workdir: pathlib.Path,
+  *,
+  mesh: Mesh,
+  init: Callable[[], PyTree],
+  loss: step.LossFn,
+  batches: Any,
+  evaluation: Callable[[MetricWriter], Evaluate],
+  sources: dict[str, str],
+) -> dict[str, Any]:
+  """Trains in a folder whose config.json is written, or goes on there.
+
+  Args:
+    config: of the training, with the keys of `RunConfig` that are about steps, optimiser and averages.
+    workdir: the run folder.
+    mesh: of the devices.
+    init: () -> parameters.
+    loss: see `step.LossFn`.
+    batches: of `batches_of`.
+    evaluation: writer -> state -> figures, which it writes; those of the last state go into the summary.
+    sources: identities of what the training reads beside data, by the key of the configuration that names it.
+
+  Returns and raises as `train`.
+  """
+  optimiser = optimizer.build(config.optimizer, config.steps)
+  state = jax.jit(
+    lambda: create(init(), optimiser, config.ema),
+    out_shardings=sharding.replicated(mesh),
+  )()
   with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints, writable=True) as checkpoints:
     restored, window = checkpoints.restore(state), []
     if restored is not None:
-      _check_teacher(restored.meta, teacher_id, config)
+      _check_sources(restored.meta, sources, config)
       state = restored.state
       batches.set_state(restored.data)
       window = restored.meta.get("window", [])
@@ -74,26 +123,13 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
       print(f"resuming {workdir} at step {done} of {config.steps}", flush=True)
     writer = MetricWriter(workdir, resume_step=done, total=config.steps)
     try:
-      evaluation = _Evaluation(
-        loss=jax.jit(loss),
-        batches=_held_out(dataset, config),
-        painter=_painter(pieces, dataset, config),
-        config=config,
-        workdir=workdir,
-        mesh=mesh,
-        writer=writer,
+      evaluate = evaluation(writer)
+      trainer = _Trainer(
+        config=config, mesh=mesh, writer=writer, checkpoints=checkpoints, evaluate=evaluate, meta=sources
       )
       train_step = step.make_train_step(loss, optimiser, config.seed)
-      trainer = _Trainer(
-        config=config,
-        mesh=mesh,
-        writer=writer,
-        checkpoints=checkpoints,
-        evaluate=evaluation,
-        meta={"teacher": teacher_id},
-      )
       state, compile_seconds = trainer(train_step, state, batches, window)
-      held_out = evaluation(state)
+      figures = evaluate(state)
     finally:
       writer.close()
   summary = {
@@ -101,7 +137,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
     "steps": int(state.step),
     "seconds": round(writer.seconds, 2),
     "seconds_compile": round(compile_seconds, 2),
-    **held_out,
+    **figures,
   }
   write_atomically(finished, (json.dumps(summary) + "\n").encode())
   return summary
@@ -111,11 +147,11 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
 class _Trainer:
   """Runs the steps: logs, evaluates and saves at their intervals, stops at a value that is not finite."""
 
-  config: RunConfig
+  config: Any  # as `fit` takes it
   mesh: Mesh
   writer: MetricWriter
   checkpoints: Checkpoints
-  evaluate: Callable[[TrainState], dict[str, float]]
+  evaluate: Evaluate
   meta: dict[str, Any]
 
   def __call__(self, train_step, state: TrainState, batches, window) -> tuple[TrainState, float]:
@@ -208,7 +244,8 @@ class _Evaluation:
     return means
 
 
-def _batches(source: Source, config: RunConfig, seed: int):
+def batches_of(source: Source, config: Any, seed: int):
+  """This process's rows of the batches of config.batch_size; their iterator can be saved and restored."""
   return iter(
     pipeline.batches(
       source,
@@ -221,7 +258,7 @@ def _batches(source: Source, config: RunConfig, seed: int):
 
 
 def _held_out(dataset: Dataset, config: RunConfig) -> list[dict[str, np.ndarray]]:
-  batches = _batches(dataset.test, config, EVAL_SEED)
+  batches = batches_of(dataset.test, config, EVAL_SEED)
   return [next(batches) for _ in range(config.eval_batches)]
 
 
@@ -237,9 +274,10 @@ def _painter(pieces: run.Parts, dataset: Dataset, config: RunConfig) -> pictures
   )
 
 
-def _check_teacher(meta: dict[str, Any], teacher_id: str, config: RunConfig) -> None:
-  if meta["teacher"] != teacher_id:
-    raise ValueError(
-      "a run must be resumed with the teacher it was started with; got "
-      f"{config.teacher!r} with parameters {teacher_id}, the checkpoint has {meta['teacher']}"
-    )
+def _check_sources(meta: dict[str, Any], sources: dict[str, str], config: Any) -> None:
+  for name, identity in sources.items():
+    if meta[name] != identity:
+      raise ValueError(
+        f"a run must be resumed with the {name} it was started with; got "
+        f"{getattr(config, name)!r} with parameters {identity}, the checkpoint has {meta[name]}"
+      )

@@ -51,7 +51,11 @@ def parts(config: RunConfig, info: DataInfo) -> Parts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """A trained run."""
+  """A trained run.
+
+  Attributes:
+    finetuned: whether it was fine-tuned to a reward, so that its law is no longer that of its data.
+  """
 
   workdir: pathlib.Path
   config: RunConfig
@@ -61,6 +65,7 @@ class Run:
   ema: str
   params: PyTree
   sha256: str
+  finetuned: bool = False
 
   @property
   def velocity(self) -> Velocity:
@@ -81,8 +86,15 @@ class Run:
     """The interpolant that it was trained with."""
     return self.parts.interpolant
 
+  @property
+  def scales(self) -> tuple[float, ...]:
+    """Guidance scales that it can be used at; the first is the default."""
+    trained = self.config.draws.guidance_scales
+    # Fine-tuning is at one scale, and leaves the others behind.
+    return (trained or (1.0,)) if self.finetuned else (1.0, *trained)
+
   def require_map(self) -> None:
-    """Raises for a plain flow, which has no one-step posterior draws."""
+    """Raises for a plain flow and a fine-tuned run, which have no one-step posterior draws."""
     if not self.config.is_map:
       raise ValueError(
         "one-step posterior draws need a run trained as a map (loss.consistency other than none); got "
@@ -94,14 +106,14 @@ class Run:
 
     Args:
       label: (n,) int, the null label being num_classes; None for the null label everywhere.
-      guidance: a trained scale, or None for 1.
+      guidance: a trained scale, or None for the first of `scales`.
       n: batch size.
 
     Raises:
       ValueError: a label out of range, labels or a scale that the run was not trained with.
     """
     cond = {}
-    classes, scales = self.info.num_classes, (1.0, *self.config.draws.guidance_scales)
+    classes = self.info.num_classes
     if label is not None and not classes:
       raise ValueError(f"label must be absent for a run without labels; got {label}")
     if classes:
@@ -109,11 +121,14 @@ class Run:
       checks.shape("label", label, (n,))
       checks.in_interval("label", label, 0, classes)
       cond["label"] = label
-    if guidance is not None and not any(abs(guidance - scale) < 1e-6 for scale in scales):
-      trained = ", ".join(map(str, sorted(set(scales))))
+    if guidance is not None and not any(abs(guidance - scale) < 1e-6 for scale in self.scales):
+      trained = ", ".join(map(str, sorted(set(self.scales))))
       raise ValueError(f"guidance must be a scale the run was trained with ({trained}); got {guidance}")
     if self.config.draws.guidance_scales:
-      cond["guidance"] = jnp.full((n,), 1.0 if guidance is None else guidance)
+      scale = self.scales[0] if guidance is None else guidance
+      cond["guidance"] = jnp.where(
+        cond["label"] == classes, 1.0, scale
+      )  # the null label is trained at 1 alone
     return cond or None
 
 
@@ -154,6 +169,7 @@ def load_run(workdir: str | pathlib.Path, *, ema: str = "") -> Run:
     ema=ema,
     params=params,
     sha256=params_sha256(params),
+    finetuned=folder.kind_of(workdir) == folder.FINETUNED,
   )
 
 
@@ -163,14 +179,15 @@ def read_config(workdir: pathlib.Path) -> tuple[RunConfig, DataInfo]:
   Raises:
     ValueError: a missing folder, one that is not a run folder, or one of another format.
   """
-  return folder.read(workdir, RunConfig, folder.RUN)
+  return folder.read(workdir, RunConfig, folder.RUN, folder.FINETUNED)
 
 
 def teacher(config: RunConfig, info: DataInfo) -> tuple[MarginalVelocity | None, str]:
   """The teacher's marginal velocity and its identity ("" for none, "oracle", or a parameter hash).
 
   Raises:
-    ValueError: a teacher of another interpolant, shape or number of classes.
+    ValueError: a teacher of another interpolant, shape or number of classes, or fine-tuned at another
+      guidance scale than 1, which teachers are asked at.
   """
   if not config.loss.needs_teacher:
     return None, ""
@@ -187,4 +204,8 @@ def teacher(config: RunConfig, info: DataInfo) -> tuple[MarginalVelocity | None,
       raise ValueError(
         f"the teacher must have the {name} of the run; got {other} in {config.teacher}, {own} here"
       )
+  if 1.0 not in run.scales:
+    raise ValueError(
+      f"a teacher must be trained at guidance scale 1; got {config.teacher}, fine-tuned at {run.scales[0]}"
+    )
   return run.marginal, run.sha256

@@ -1,0 +1,26 @@
+"""Fine-tunes a trained map to a reward (MFM-FT); the same command resumes it.
+
+python -m experiments.finetune --config=experiments/configs/finetune_gmm.py --workdir=runs/gmm_ft
+"""
+
+from absl import flags
+
+from experiments import cli
+from mfm_jax.training.finetune import finetune
+from mfm_jax.training.finetune_config import FinetuneConfig
+
+_CONFIG = cli.define_config(kind=FinetuneConfig)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the fine-tuned run: new, empty, or of the same one."
+)
+
+
+def main():
+  """Fine-tunes; returns the summary."""
+  if not _WORKDIR.value:
+    raise ValueError("--workdir must name a run folder; got none")
+  return finetune(cli.config(_CONFIG), _WORKDIR.value)
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,76 @@
+"""The configuration of a fine-tuning run (MFM-FT)."""
+
+import dataclasses
+
+from mfm_jax import checks
+from mfm_jax.finetuning.draws import FTDrawConfig
+from mfm_jax.finetuning.objective import FTObjective
+from mfm_jax.rewards import composition
+from mfm_jax.training.optimizer import OptimizerConfig
+from mfm_jax.training.steer_config import RewardConfig, SteerConfig
+from mfm_jax.types import Reward
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+  """Everything that determines a fine-tuning run. Data, network and interpolant are those of its base.
+
+  Attributes:
+    base: folder of a trained map; its longest average is fine-tuned.
+    reward, more_rewards: what it is fine-tuned to; they are added.
+    multiplier: multiplies their sum: lambda.
+    draws: laws of times, labels and guidance, and the number of posterior draws.
+    loss: shift of the reward, sigma^2.
+  """
+
+  base: str
+  reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
+  more_rewards: tuple[RewardConfig, ...] = ()
+  multiplier: float = 1.0
+  draws: FTDrawConfig = dataclasses.field(default_factory=FTDrawConfig)
+  loss: FTObjective = dataclasses.field(default_factory=FTObjective)
+  optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+  seed: int = 0
+  steps: int = 10_000
+  batch_size: int = 256  # over all devices and hosts
+  ema: tuple[float, ...] = (0.999,)  # decays of the averages of the parameters that are kept
+  log_every: int = 100  # steps
+  eval_every: int = 1000  # steps between panels; 0: at the end alone
+  eval_num: int = 1024  # samples of a panel
+  checkpoint_every: int = 1000  # steps
+  keep_checkpoints: int = 3
+
+  def __post_init__(self):
+    if not self.multiplier > 0:
+      raise ValueError(f"multiplier must be positive; got {self.multiplier}")
+    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+      checks.at_least(name, getattr(self, name), 1)
+    checks.at_least("eval_every", self.eval_every, 0)
+    checks.at_least("eval_num", self.eval_num, 2)
+    checks.at_least("number of ema decays", len(self.ema), 1)
+    for decay in self.ema:
+      checks.in_interval("ema", decay)
+
+  @property
+  def steering(self) -> SteerConfig:
+    """The same rewards, with the multiplier in their weights, as an experiment without a method."""
+
+    def scaled(reward: RewardConfig) -> RewardConfig:
+      return dataclasses.replace(reward, weight=self.multiplier * reward.weight)
+
+    more = tuple(map(scaled, self.more_rewards))
+    return SteerConfig(reward=scaled(self.reward), more_rewards=more, methods=("base",))
+
+  def build_reward(self) -> Reward:
+    """The sum of the rewards times the multiplier.
+
+    Raises:
+      ValueError: a reward without a gradient; as `SteerConfig.build_reward`.
+    """
+    reward = self.steering.build_reward()
+    if not composition.is_differentiable(reward):
+      names = ", ".join(part.name for part in (self.reward, *self.more_rewards))
+      raise ValueError(
+        f"a reward must be differentiable for fine-tuning; got one without gradient of {names}"
+      )
+    return reward
