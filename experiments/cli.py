@@ -30,8 +30,10 @@ def config(flag: flags.FlagHolder) -> Any:
   return from_dict(_KINDS[0], flag.value.to_dict())
 
 
-def run(main: Callable[[], dict[str, Any]]) -> None:
+def run(main: Callable[[], dict[str, Any]], expand: Callable[[list[str]], list[str]] = list) -> None:
   """Parses the flags, calls `main` and prints what it returns as one line of JSON.
+
+  `expand` may replace the arguments before they are parsed.
 
   A user's mistake (ValueError), or a file that cannot be read or written (OSError), ends in one line and
   status 2; --debug shows the traceback.
@@ -46,7 +48,7 @@ def run(main: Callable[[], dict[str, Any]]) -> None:
     print(json.dumps(main()), flush=True)
 
   try:
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=lambda argv: _parse(expand(argv)))
   except (ValueError, OSError, flags.Error) as error:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
       raise

@@ -9,7 +9,8 @@ import dataclasses
 from absl import flags
 
 from experiments import cli
-from mfm_jax.training import steer_report, steered
+from mfm_jax.training import steer_report
+from mfm_jax.training import subject as subjects
 from mfm_jax.training.run import load_run
 from mfm_jax.training.steer_config import SteerConfig
 
@@ -35,12 +36,14 @@ def main():
       raise ValueError(
         "--label, --guidance and --ema must be absent with teacher=oracle: closed forms have none"
       )
-    subject = steered.from_oracle(config)
+    subject = subjects.from_oracle(config)
   else:
     run = load_run(_WORKDIR.value, ema=_EMA.value)
-    subject = steered.from_run(run, label=_LABEL.value, guidance=_GUIDANCE.value)
+    subject = subjects.from_run(
+      run, label=_LABEL.value, guidance=_GUIDANCE.value, glass_steps=config.glass_steps
+    )
   reward = config.build_reward()
-  steered.check(subject, reward, config.methods)
+  subjects.check(subject, reward, config)
   return steer_report.steer(subject, reward, config, files)
 
 

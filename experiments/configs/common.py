@@ -3,8 +3,10 @@
 import ml_collections
 
 from mfm_jax.data.datasets import DataConfig
+from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.classifier import ClassifierConfig
 from mfm_jax.training.config import RunConfig, to_dict
+from mfm_jax.training.finetune_config import FinetuneConfig
 from mfm_jax.training.steer_config import SteerConfig
 
 
@@ -21,6 +23,20 @@ def classifier(name: str) -> ml_collections.ConfigDict:
 def steer() -> ml_collections.ConfigDict:
   """Every key of a steering experiment."""
   return _complete(SteerConfig())
+
+
+def finetune(base: str) -> ml_collections.ConfigDict:
+  """Every key of a fine-tuning of the run in the folder `base`."""
+  return _complete(FinetuneConfig(base=base))
+
+
+def benchmark(run=None, classifier=None, steer=None, **values) -> ml_collections.ConfigDict:
+  """Every key of a benchmark, with the configurations of its parts."""
+  config = _complete(BenchmarkConfig(**values))
+  for name, part in (("run", run), ("classifier", classifier), ("steer", steer)):
+    if part is not None:
+      config[name] = ml_collections.ConfigDict(part.to_dict())
+  return config
 
 
 def _complete(config) -> ml_collections.ConfigDict:
@@ -61,9 +77,31 @@ def finish_classifier(config: ml_collections.ConfigDict, mode: str) -> ml_collec
 def finish_steer(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:
   """`finish` for a steering experiment."""
   if _is_smoke(mode):
-    config.steps, config.num, config.seeds = 8, 32, 2
+    config.steps, config.num, config.seeds, config.smc.particles = 8, 32, 2, 32
     config.mfm_gf.draws = 4
     config.dps.scales = config.dps.scales[:2]
+  return config.lock()
+
+
+def finish_finetune(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:
+  """`finish` for a fine-tuning."""
+  if _is_smoke(mode):
+    config.steps, config.batch_size, config.eval_num = 20, 16, 64
+    config.log_every, config.eval_every, config.checkpoint_every = 5, 10, 10
+    config.draws.per_state = min(config.draws.per_state, 2)
+    config.optimizer.warmup = 2
+  return config.lock()
+
+
+def finish_benchmark(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:
+  """`finish` for a benchmark."""
+  if _is_smoke(mode):
+    steer, variance, inverse = config.steer, config.variance, config.inverse
+    steer.steps, steer.num, steer.seeds, steer.smc.particles = 8, 32, 2, 32
+    steer.dps.scales = steer.dps.scales[:2]
+    config.draws = (1, 4)
+    variance.states, variance.repeats, variance.reference, variance.times = 32, 2, 16, (0.3, 0.7)
+    inverse.num, inverse.steps, inverse.draws = 4, 8, 4
   return config.lock()
 
 

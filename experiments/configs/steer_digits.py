@@ -16,8 +16,9 @@ def get_config(mode: str = ""):
   config.reward.name = "classes"
   config.reward.classifier = "runs/classifier"
   config.reward.classes = (0.0, 0.0, 0.0, 0.7, 0.0, 0.0, 0.0, 0.3, 0.0, 0.0)  # threes and sevens
+  config.methods = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g")  # hybrid, smc and search by --method
   config.sampler, config.steps = "sde", 32
   config.mfm_gf.draws = 32
   config.dps.scales = (0.125, 0.25, 0.5, 1.0, 2.0)
-  config.num, config.seeds = 96, 3
+  config.num, config.seeds, config.smc.particles = 96, 3, 96
   return common.finish_steer(config, mode)

@@ -22,5 +22,5 @@ def get_config(mode: str = ""):
   # A sharp reward makes single gradients huge: MFM-G's steering is kept below the drift, whatever that costs
   # in bias. Fixed beforehand, not tuned.
   config.mfm_g.renormalise, config.mfm_g.limit = "clip", 1.0
-  config.num, config.seeds = 4096, 1
+  config.num, config.seeds, config.smc.particles = 4096, 1, 4096
   return common.finish_steer(config, mode)

@@ -4,8 +4,10 @@ import dataclasses
 
 from mfm_jax import checks
 
-METHODS = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g")
-DRAWING = ("best_of_n", "mfm_gf", "mfm_g")
+METHODS = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g", "hybrid", "smc", "search")
+DRAWING = ("best_of_n", "mfm_gf", "mfm_g", "hybrid", "smc", "search")
+GUIDES = ("dps", "mfm_gf", "mfm_g", "hybrid")  # what estimates a gradient, on its own or within SMC
+DIFFERENTIATING = ("dps", "mfm_g", "hybrid")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,34 +30,72 @@ class Cost:
     return self.forwards + self.backwards + self.reward_calls + self.reward_backwards
 
 
-def cost(method: str, *, steps: int, draws: int = 0) -> Cost:
+def cost(
+  method: str,
+  *,
+  steps: int,
+  draws: int = 0,
+  particles: int = 1,
+  guided: int | None = None,
+  twist: str = "mfm_gf",
+  evaluations: int = 1,
+) -> Cost:
   """The cost of one sample in K steps with N draws a step (candidates, for Best-of-N).
 
-  base K; DPS 4K; MFM-GF K + 2NK; MFM-G K + 4NK; Best-of-N N(K + 1).
+  base K; DPS 4K; MFM-GF K + 2NK; MFM-G and the hybrid K + 4NK; Best-of-N N(K + 1); search with M particles
+  2MNK; SMC, for each particle, what its twist costs and the reward of the end.
+
+  Args:
+    method: of `METHODS`.
+    steps: K.
+    draws: N.
+    particles: M of a search.
+    guided: steps with guidance, where that is on for an interval of t; None for all.
+    twist: of `GUIDES`, for SMC.
+    evaluations: of the network for one draw: 1 for a flow map, more for an inner ODE.
 
   Raises:
-    ValueError: an unknown method, steps < 1, draws < 1 where the method draws.
+    ValueError: an unknown method or twist, a count < 1, guided outside [0, K].
   """
   checks.one_of("method", method, METHODS)
   checks.at_least("steps", steps, 1)
-  if method in DRAWING:
+  checks.at_least("evaluations", evaluations, 1)
+  if method in DRAWING and (method, twist) != ("smc", "dps"):
     checks.at_least("draws", draws, 1)
-  every = draws * steps
+  if guided is not None:
+    checks.in_interval("guided", guided, 0, steps)
+  if method == "smc":
+    checks.one_of("twist", twist, GUIDES)
+    own = cost(twist, steps=steps, draws=draws, guided=guided, evaluations=evaluations)
+    return dataclasses.replace(own, reward_calls=own.reward_calls + 1)
+  if method == "search":
+    checks.at_least("particles", particles, 1)
+    every = particles * draws * steps
+    return Cost(forwards=every * evaluations, reward_calls=every)
+  if method == "best_of_n":
+    return Cost(forwards=draws * steps, reward_calls=draws)
+  inside = steps if guided is None else guided
+  every = draws * inside
+  forwards = steps + every * evaluations
   return {
     "base": Cost(forwards=steps),
-    "best_of_n": Cost(forwards=every, reward_calls=draws),
-    "dps": Cost(forwards=steps, backwards=steps, reward_calls=steps, reward_backwards=steps),
-    "mfm_gf": Cost(forwards=steps + every, reward_calls=every),
-    "mfm_g": Cost(forwards=steps + every, backwards=every, reward_calls=every, reward_backwards=every),
-  }[method]
+    "dps": Cost(forwards=steps, backwards=inside, reward_calls=inside, reward_backwards=inside),
+    "mfm_gf": Cost(forwards=forwards, reward_calls=every),
+  }.get(
+    method,
+    Cost(forwards=forwards, backwards=every * evaluations, reward_calls=every, reward_backwards=every),
+  )
 
 
-def draws_for(method: str, nfe: int, *, steps: int) -> int:
+def draws_for(method: str, nfe: int, *, steps: int, **how) -> int:
   """The largest number of draws with which `method` costs no more than `nfe`, but at least 1.
+
+  Args:
+    method, steps, how: as `cost`.
 
   Raises:
     ValueError: a method that does not draw.
   """
   checks.one_of("method", method, DRAWING)
-  one, two = (cost(method, steps=steps, draws=n).nfe for n in (1, 2))
+  one, two = (cost(method, steps=steps, draws=n, **how).nfe for n in (1, 2))
   return max(1 + (nfe - one) // (two - one), 1)

@@ -1,7 +1,7 @@
 """Steering methods side by side on one subject: seeds, tuned scales, cost, and what tells them apart."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,9 @@ from mfm_jax.metrics.steering import diversity, pmf_l2
 from mfm_jax.oracles import GaussianMixture
 from mfm_jax.rewards.likelihoods import GaussianLikelihood
 from mfm_jax.steering import cost
-from mfm_jax.training.steer_config import HELD_OUT, SteerConfig
-from mfm_jax.training.steered import Method, NotFiniteError, Outcome, Subject
+from mfm_jax.training.steer_config import HELD_OUT, MethodConfig, SteerConfig
+from mfm_jax.training.steered import Method, NotFiniteError, Outcome
+from mfm_jax.training.subject import Subject
 from mfm_jax.types import Reward
 
 REFERENCE = 2 * HELD_OUT  # added to a seed: of the base samples that all methods are compared with
@@ -104,39 +105,96 @@ def compare(
     keep: also keep every state of the first seed's paths.
 
   Yields:
-    For each method, when it is done, its row: name, draws, groups of the jackknife, scale, effective draws
-    a step, the mean of every figure over the seeds and its standard error (`<figure>_se`, None for one
-    seed), the cost of a sample, seconds a seed without compilation; and the outcome of the first seed.
+    For each method, when it is done, its row (see `run_method`) and the outcome of the first seed.
   """
-  seeds = [config.seed + i for i in range(config.seeds)]
-  base = Method(subject, reward, config, "base", num=config.num, keep=keep)
-  reference = {seed: base(jax.random.key(REFERENCE + seed)).x1 for seed in seeds}
+  reference = base_samples(subject, reward, config)
   for name in config.methods:
-    spent = cost.cost(name, steps=config.steps, draws=config.settings(name).draws)
-    print(f"{name}: {config.seeds} x {config.num} samples, {spent.nfe:,} passes each", flush=True)
-    method = base if name == "base" else Method(subject, reward, config, name, num=config.num, keep=keep)
-    scale = _tuned(method, assess, reference[seeds[0]])
-    figures, seconds, first = [], [], None
-    for seed in seeds:
-      outcome = method(jax.random.key(seed), scale)
-      figures.append({"reward": float(outcome.reward.mean()), **assess(outcome.x1, reference[seed], seed)})
-      seconds.append(outcome.seconds)
-      first = first or outcome
+    (row, outcome), *_ = run_method(subject, reward, config, assess, reference, name, keep=keep)
+    yield row, outcome
+
+
+def base_samples(subject: Subject, reward: Reward, config: SteerConfig) -> dict[int, np.ndarray]:
+  """Seed -> samples of the base model, with which those of all methods are compared."""
+  base = Method(subject, reward, config, "base", num=config.num)
+  return {seed: base(jax.random.key(REFERENCE + seed)).x1 for seed in _seeds(config)}
+
+
+def run_method(
+  subject: Subject,
+  reward: Reward,
+  config: SteerConfig,
+  assess: Assessor,
+  reference: dict[int, np.ndarray],
+  name: str,
+  *,
+  keep: bool = False,
+  milestones: Sequence[int] = (),
+) -> list[tuple[dict[str, Any], Outcome]]:
+  """One method for config.seeds seeds.
+
+  Args:
+    subject, reward, config, assess, keep: as `compare`.
+    reference: of `base_samples`.
+    name: of `cost.METHODS`.
+    milestones: of Best-of-N, numbers of candidates below its own that get a row each from the same stream.
+
+  Returns:
+    (row, outcome of the first seed), for the milestones first. A row has name, draws, particles, groups of
+    the jackknife, scheme, scale, effective draws a step, the mean of every figure over the seeds and its
+    standard error (`<figure>_se`, None for one seed), the cost of a sample, rewards left out because they
+    are not finite, seconds a seed without compilation.
+  """
+  spent = config.cost(name)
+  print(f"{name}: {config.seeds} x {config.num} samples, {spent.nfe:,} passes each", flush=True)
+  method = Method(subject, reward, config, name, num=config.num, keep=keep, milestones=milestones)
+  scale = _tuned(method, assess, next(iter(reference.values())))
+  runs = {n: [] for n in (*milestones, method.settings.draws)}  # draws -> outcomes of the seeds
+  for seed in _seeds(config):
+    whole = method(jax.random.key(seed), scale)
+    for n, (x1, rewards) in whole.milestones.items():
+      seconds = whole.seconds * n / method.settings.draws
+      runs[n].append(dataclasses.replace(whole, x1=x1, reward=rewards, found={}, seconds=seconds))
+    runs[method.settings.draws].append(whole)
+  out = []
+  for n, outcomes in runs.items():
+    figures = []
+    for seed, outcome in zip(_seeds(config), outcomes, strict=True):
+      extra = {} if outcome.log_z is None else {"log_z": float(outcome.log_z.mean())}
+      found = assess(outcome.x1, reference[seed], seed)
+      figures.append({"reward": outcome.mean_reward, **found, **extra})
       shown = f"{assess.objective} {figures[-1][assess.objective]:.4g}"
-      print(f"{name}: seed {seed}, {shown}, {outcome.seconds:.1f} s", flush=True)
-    by_draws = "ess" in first.found
+      drawn = f", N = {n}" if n else ""
+      print(f"{name}{drawn}: seed {seed}, {shown}, {outcome.seconds:.1f} s", flush=True)
+    settings = dataclasses.replace(method.settings, draws=n)
     row = {
       "method": name,
-      "draws": method.settings.draws,
-      "jackknife": method.settings.groups if by_draws else None,
+      **_settings(config, name, settings),
       "scale": scale,
-      "ess": float(first.found["ess"].mean()) if by_draws else None,
+      "ess": float(np.nanmean(outcomes[0].found["ess"])) if "ess" in outcomes[0].found else None,
       **_over_seeds(figures),
-      **_cost(spent),
-      "seconds": round(float(np.mean(seconds)), 3),
+      **_cost(config.cost(name, n)),
+      "invalid": sum(outcome.invalid for outcome in outcomes),
+      "seconds": round(float(np.mean([outcome.seconds for outcome in outcomes])), 3),
       "seconds_compile": round(method.seconds_compile, 2),
     }
-    yield row, first
+    out.append((row, outcomes[0]))
+  return out
+
+
+def _settings(config: SteerConfig, name: str, settings: MethodConfig) -> dict[str, Any]:
+  """What tells rows of one method apart."""
+  particles = {"smc": config.smc.particles, "search": config.search.particles}.get(name)
+  gradient = (config.smc.twist if name == "smc" else name) in ("mfm_gf", "mfm_g", "hybrid")
+  return {
+    "draws": settings.draws,
+    "particles": particles,
+    "jackknife": settings.groups if gradient else None,
+    "scheme": settings.scheme if gradient else None,
+  }
+
+
+def _seeds(config: SteerConfig) -> range:
+  return range(config.seed, config.seed + config.seeds)
 
 
 def floor(assess: Assessor, config: SteerConfig) -> Figures | None:
@@ -144,7 +202,7 @@ def floor(assess: Assessor, config: SteerConfig) -> Figures | None:
   if assess.tilt is None:
     return None
   rows = []
-  for seed in range(config.seed, config.seed + config.seeds):
+  for seed in _seeds(config):
     x, y = assess.exact(config.num, HELD_OUT + seed), assess.exact(config.num, seed)
     rows.append({"sw2": distances.sliced_w2(x, y), "mmd2": distances.mmd_squared(x, y)})
   return _over_seeds(rows)
@@ -167,7 +225,7 @@ def _tuned(method: Method, assess: Assessor, base: np.ndarray) -> float:
       print(f"{method.name}: scale {scale:g} is left out: {error}", flush=True)
       mistake = error
       continue
-    figures = {"reward": float(outcome.reward.mean()), **assess(outcome.x1, base, HELD_OUT)}
+    figures = {"reward": outcome.mean_reward, **assess(outcome.x1, base, HELD_OUT)}
     found[scale] = figures[assess.objective]
   if not found:
     raise mistake

@@ -113,6 +113,8 @@ def check_key(cls: type, key: str, path: str = "config") -> None:
   if name not in fields:
     raise _unknown(name, fields, path)
   hint = typing.get_type_hints(cls)[name]
+  if isinstance(hint, types.UnionType):
+    hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
   if rest and dataclasses.is_dataclass(hint):
     check_key(hint, rest, f"{path}.{name}")
 
@@ -152,6 +154,10 @@ def _plain(value):
 
 
 def _convert(hint, value, path):
+  if isinstance(hint, types.UnionType):
+    if value is None:
+      return None
+    hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
   if dataclasses.is_dataclass(hint):
     if not isinstance(value, Mapping):
       raise ValueError(f"{path} must be a group of keys; got {value!r}")
@@ -160,10 +166,6 @@ def _convert(hint, value, path):
     if not isinstance(value, list | tuple):
       raise ValueError(f"{path} must be a list; got {value!r}")
     return tuple(_convert(typing.get_args(hint)[0], item, path) for item in value)
-  if isinstance(hint, types.UnionType):
-    hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-    if value is None:
-      return None
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -12,12 +12,14 @@ import numpy as np
 from mfm_jax.data.sources import to_pixels
 from mfm_jax.metrics import classes
 from mfm_jax.steering import value
-from mfm_jax.training import comparison, steer_report, steered
+from mfm_jax.training import comparison, steer_report
+from mfm_jax.training import subject as subjects
 from mfm_jax.training.classifier import ClassifierConfig, train_classifier
 from mfm_jax.training.comparison import Assessor
 from mfm_jax.training.run import Run
 from mfm_jax.training.steer_config import SteerConfig
-from mfm_jax.training.steered import Outcome, Subject
+from mfm_jax.training.steered import Outcome
+from mfm_jax.training.subject import Subject
 from mfm_jax.types import Reward
 from mfm_jax.viz import grids, report, steering, style
 
@@ -53,8 +55,8 @@ def run_steering(
   folder = pathlib.Path(workdir) / "classifier"
   summary = train_classifier(dataclasses.replace(classifier, data=run.config.data), folder)
   config = dataclasses.replace(config, reward=dataclasses.replace(config.reward, classifier=str(folder)))
-  subject, reward = steered.from_run(run), config.build_reward()
-  steered.check(subject, reward, config.methods)
+  subject, reward = subjects.from_run(run), config.build_reward()
+  subjects.check(subject, reward, config)
   assess = comparison.assessor(subject, config, reward)
   rows, outcomes = [], {}
   for row, outcome in comparison.compare(subject, reward, config, assess, keep=True):
@@ -198,7 +200,7 @@ def _has_path(outcome: Outcome) -> bool:
 
 def _shown_times(config: SteerConfig) -> tuple[np.ndarray, np.ndarray]:
   """Indices into the states of a path, and their times, from the first to the last."""
-  grid = np.asarray(steered.time_grid(config))
+  grid = np.asarray(config.times)
   wanted = np.linspace(grid[0], grid[-1], COLUMNS)
   at = np.unique(np.abs(grid[None] - wanted[:, None]).argmin(1))
   return at, grid[at]

@@ -35,3 +35,9 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> PyTree:
   """This process's rows of a global batch as global arrays, split over the devices."""
   sharding = over_batch(mesh)
   return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+
+
+def of_rows(rows: int) -> NamedSharding | None:
+  """`over_batch` of all devices for a batch that they can share equally; None for one that they cannot."""
+  mesh = data_mesh()
+  return over_batch(mesh) if mesh.size > 1 and rows % mesh.size == 0 else None

@@ -44,18 +44,22 @@ def write(out: pathlib.Path, arrays: dict[str, np.ndarray], run: Run) -> pathlib
 
 
 def picture(arrays: dict[str, np.ndarray], run: Run) -> bytes | None:
-  """A PNG of marginal samples ("x1") or of posterior draws ("x1", "x_t", "t"); None for other data."""
+  """A PNG of marginal samples ("x1") or of posterior draws ("x1", "x_t", "t").
+
+  None for other data, and for posterior draws of a fine-tuned mixture, whose exact law is not known.
+  """
   x1 = arrays["x1"]
   if "x_t" not in arrays:
     if run.info.image:
       columns = max(run.info.num_classes, 10)
       return grids.png_bytes(grids.image_grid(to_pixels(x1[: 8 * columns]), columns=columns))
     if run.info.shape == (2,):
-      return figure_png(panels.scatter_panel(x1, _reference(run, len(x1)), "Samples and data"))
+      title = "Fine-tuned samples and data" if run.finetuned else "Samples and data"
+      return figure_png(panels.scatter_panel(x1, _reference(run, len(x1)), title))
     return None
   if run.info.image:
     return grids.png_bytes(_posterior_grid(arrays))
-  if run.info.shape == (2,):
+  if run.info.shape == (2,) and not run.finetuned:
     return figure_png(_posterior_scatter(arrays, run))
   return None
 

@@ -1,16 +1,20 @@
 """The configuration of a steering experiment: reward, methods and their settings, number of samples."""
 
 import dataclasses
+from typing import Any
 
-from mfm_jax import checks, interpolants
-from mfm_jax.rewards import classes, composition, likelihoods
-from mfm_jax.steering import cost, drifts, steer
+import numpy as np
+
+from mfm_jax import checks, interpolants, times
+from mfm_jax.rewards import callback, classes, composition, likelihoods
+from mfm_jax.sampling import noise
+from mfm_jax.steering import cost, drifts, search, smc, steer, value
 from mfm_jax.training.classifier import load_classifier
 from mfm_jax.training.config import MixtureConfig
-from mfm_jax.types import Reward
+from mfm_jax.types import Array, Reward
 
 HELD_OUT = 1 << 20  # the seed on which scales are tuned; those of samples are below
-REWARDS = ("likelihood", "quadratic", "classes")
+REWARDS = ("likelihood", "quadratic", "classes", "python")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,13 +23,15 @@ class RewardConfig:
 
   Attributes:
     name: "likelihood", -|A x - y|^2 / (2 sigma^2); "quadratic", -|x - centre|^2 / (2 sigma^2); "classes",
-      log sum_c classes_c p(c | x) by a trained classifier.
+      log sum_c classes_c p(c | x) by a trained classifier; "python", a function of NumPy arrays, without
+      gradient.
     weight: multiplies it: lambda.
     matrix, observed: A and y of a likelihood; without them those of the paper's mixture.
     centre: of a quadratic.
     sigma: of both.
     classifier: folder of a run of experiments.classifier.
     classes: weights of its classes.
+    function: "package.module:function", see `rewards.callback`.
   """
 
   name: str = "likelihood"
@@ -36,11 +42,15 @@ class RewardConfig:
   sigma: float = 0.2
   classifier: str = ""
   classes: tuple[float, ...] = ()
+  function: str = ""
 
   def __post_init__(self):
     checks.one_of("reward.name", self.name, REWARDS)
-    if self.name == "classes" and not self.classifier:
-      raise ValueError("reward.classifier must name a trained classifier for reward.name=classes; got ''")
+    if (self.name == "python") != bool(self.function):
+      raise ValueError(
+        "reward.function must be given with reward.name=python, and with no other; got "
+        f"{self.function!r} with {self.name}"
+      )
     if bool(self.matrix) != bool(self.observed):
       raise ValueError(
         "reward.matrix and reward.observed must be given together, or neither; got "
@@ -54,12 +64,16 @@ class RewardConfig:
       ValueError: values that the reward refuses, a folder that holds no classifier.
     """
     if self.name == "classes":
+      if not self.classifier:
+        raise ValueError("reward.classifier must name a trained classifier for reward.name=classes; got ''")
       try:
         classifier = load_classifier(self.classifier)
       except ValueError as error:
         raise ValueError(f"reward.classifier must be a folder of experiments.classifier; {error}") from None
       checks.shape("reward.classes", self.classes, (classifier.info.num_classes,))
       return classes.class_mixture(classifier.log_probs, self.classes)
+    if self.name == "python":
+      return callback.callback(callback.load_callable(self.function), name=self.function)
     if self.name == "quadratic":
       return likelihoods.quadratic(self.centre, self.sigma)
     if not self.matrix:
@@ -73,31 +87,97 @@ class MethodConfig:
 
   Attributes:
     draws: posterior draws a step, N, or candidates of Best-of-N; 0: as many as MFM-GF's cost buys.
-    jackknife: largest number of groups of the bias correction of MFM-GF and MFM-G (see `steering.value`); the
-      largest divisor of `draws` up to it is taken. 1 is the paper's estimate.
+    jackknife: largest number of groups of the bias correction of MFM-GF, MFM-G and their hybrid (see
+      `steering.value`); the largest divisor of `draws` up to it is taken. 1 is the paper's estimate.
+    scheme: joint law of a state's draws, see `sampling.noise`.
+    weight: of MFM-G in the hybrid, in [0, 1]; -1 for the one of least variance.
     scales: of the steering term; of several the best on a held-out seed is used, the best by the figure
       that the comparison is about.
     renormalise, limit: see `drifts.renormalised`.
+    interval: times, first and last, between which there is guidance.
   """
 
   draws: int = 0
   jackknife: int = 8
+  scheme: str = "independent"
+  weight: float = -1.0
   scales: tuple[float, ...] = (1.0,)
   renormalise: str = "none"
   limit: float = 1.0
+  interval: tuple[float, ...] = (0.0, 1.0)
 
   def __post_init__(self):
     checks.at_least("draws", self.draws, 0)
     checks.at_least("jackknife", self.jackknife, 1)
+    checks.one_of("scheme", self.scheme, noise.SCHEMES)
+    if self.weight != -1.0:
+      checks.in_interval("weight", self.weight)
     checks.at_least("number of scales", len(self.scales), 1)
     checks.one_of("renormalise", self.renormalise, drifts.RENORMALISATIONS)
     if not self.limit > 0:
       raise ValueError(f"limit must be positive; got {self.limit}")
+    checks.shape("interval", self.interval, (2,))
+    checks.in_interval("interval", self.interval)
+    checks.ordered("interval[0]", self.interval[0], "interval[1]", self.interval[1])
 
   @property
   def groups(self) -> int:
     """The number of groups of the bias correction."""
-    return max(n for n in range(1, self.jackknife + 1) if self.draws % n == 0)
+    return value.largest_divisor(self.draws, self.jackknife)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmcConfig:
+  """Sequential Monte Carlo, see `steering.smc`.
+
+  Attributes:
+    guide: settings of the twist and of the proposals; of its scales 0 proposes from the base.
+    twist: of `cost.GUIDES`: what estimates value and gradient.
+    particles: of a population; it must divide the number of samples.
+    threshold: share of them, below which the effective number of particles leads to resampling.
+    potential: of `smc.POTENTIALS`.
+  """
+
+  guide: MethodConfig = dataclasses.field(default_factory=MethodConfig)
+  twist: str = "mfm_gf"
+  particles: int = 64
+  threshold: float = 0.5
+  potential: str = "difference"
+
+  def __post_init__(self):
+    checks.one_of("smc.twist", self.twist, cost.GUIDES)
+    checks.at_least("smc.particles", self.particles, 1)
+    checks.in_interval("smc.threshold", self.threshold)
+    checks.one_of("smc.potential", self.potential, smc.POTENTIALS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+  """MFM-Search, see `steering.search`.
+
+  Attributes:
+    draws: N; 0: as many as MFM-GF's cost buys.
+    particles: M.
+    selection, transition: of `search.SELECTIONS` and `search.TRANSITIONS`.
+    steps: K of the search; 0 for that of the comparison.
+    power: of its time grid, from 0 to 1.
+  """
+
+  draws: int = 0
+  particles: int = 4
+  selection: str = "overall"
+  transition: str = "stochastic"
+  steps: int = 0
+  power: float = 2.5
+
+  def __post_init__(self):
+    checks.at_least("search.draws", self.draws, 0)
+    checks.at_least("search.steps", self.steps, 0)
+    checks.at_least("search.particles", self.particles, 1)
+    checks.one_of("search.selection", self.selection, search.SELECTIONS)
+    checks.one_of("search.transition", self.transition, search.TRANSITIONS)
+    if not self.power > 0:
+      raise ValueError(f"search.power must be positive; got {self.power}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,11 +190,12 @@ class SteerConfig:
     teacher: "oracle" for the closed-form posterior of `mixture` under `interpolant`; "" for the run of
       --workdir, which then has its own mixture and interpolant.
     methods: of `cost.METHODS`.
-    best_of_n, dps, mfm_gf, mfm_g: their settings.
-    sampler: "ode" or "sde", the same for all methods.
+    best_of_n, dps, mfm_gf, mfm_g, hybrid, smc, search: their settings.
+    sampler: "ode" or "sde", the same for all methods that steer (SMC is always "sde").
     steps: K.
     start: first time, in (0, 1).
     power: of the time grid, see `times.grid`.
+    glass_steps: Heun steps of GLASS for each posterior draw of a marginal-only run; 0 refuses such a run.
     num: samples of a seed, at least 2.
     seeds: sampling seeds, `seed`, `seed` + 1, ...; figures are their means.
     rows: network evaluations at a time; 0 for as many as there are samples. Bounds the memory.
@@ -130,10 +211,14 @@ class SteerConfig:
   dps: MethodConfig = dataclasses.field(default_factory=MethodConfig)
   mfm_gf: MethodConfig = dataclasses.field(default_factory=lambda: MethodConfig(draws=32))
   mfm_g: MethodConfig = dataclasses.field(default_factory=MethodConfig)
+  hybrid: MethodConfig = dataclasses.field(default_factory=MethodConfig)
+  smc: SmcConfig = dataclasses.field(default_factory=SmcConfig)
+  search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
   sampler: str = "sde"
   steps: int = 250
   start: float = 1e-3
   power: float = 2.0
+  glass_steps: int = 0
   num: int = 4096
   seeds: int = 1
   seed: int = 0
@@ -146,9 +231,8 @@ class SteerConfig:
     checks.at_least("number of methods", len(self.methods), 1)
     for method in self.methods:
       checks.one_of("method", method, cost.METHODS)
-    for name, least in (("steps", 1), ("num", 2), ("seeds", 1)):
+    for name, least in (("steps", 1), ("num", 2), ("seeds", 1), ("rows", 0), ("glass_steps", 0)):
       checks.at_least(name, getattr(self, name), least)
-    checks.at_least("rows", self.rows, 0)
     checks.in_interval("seed", self.seed, 0, HELD_OUT - self.seeds)
     if not 0 < self.start < 1:
       raise ValueError(f"start must lie in (0, 1); got {self.start}")
@@ -157,11 +241,9 @@ class SteerConfig:
     checks.at_least("mfm_gf.draws", self.mfm_gf.draws, 2)
     if self.dps.draws:
       raise ValueError(f"dps.draws must be 0: DPS has no posterior draws; got {self.dps.draws}")
-    if self.best_of_n.scales != (1.0,) or self.best_of_n.renormalise != "none":
-      raise ValueError(
-        "best_of_n.scales and best_of_n.renormalise must be left alone: its candidates are not steered; got "
-        f"{self.best_of_n.scales}, {self.best_of_n.renormalise!r}"
-      )
+    untouched = dataclasses.replace(self.best_of_n, draws=0)
+    if untouched != MethodConfig():
+      raise ValueError(f"best_of_n may have draws alone: its candidates are not steered; got {untouched}")
     if not self.teacher and (self.mixture != MixtureConfig() or self.interpolant != "linear"):
       raise ValueError(
         "mixture and interpolant must be left alone without teacher=oracle: a run has its own; got "
@@ -173,13 +255,48 @@ class SteerConfig:
     if method == "base":
       return MethodConfig()
     own = getattr(self, method)
-    if method == "dps" or own.draws:
+    if method == "smc":
+      own = own.guide
+    elif method == "search":
+      own = MethodConfig(draws=own.draws)
+    if method == "dps" or own.draws or (method, self.smc.twist) == ("smc", "dps"):
       return own
-    budget = cost.cost("mfm_gf", steps=self.steps, draws=self.mfm_gf.draws).nfe
-    draws = cost.draws_for(method, budget, steps=self.steps)
-    if method == "mfm_g" and draws > own.jackknife:
+    draws = cost.draws_for(method, self.budget, **self._how(method))
+    if method in ("mfm_g", "hybrid") and draws > own.jackknife:
       draws -= draws % own.jackknife  # so that the groups of its bias correction are as many as wanted
     return dataclasses.replace(own, draws=draws)
+
+  @property
+  def budget(self) -> int:
+    """The cost of a sample by MFM-GF, NFE."""
+    return cost.cost("mfm_gf", draws=self.mfm_gf.draws, **self._how("mfm_gf")).nfe
+
+  def cost(self, method: str, draws: int | None = None) -> cost.Cost:
+    """The cost of a sample by a method, with its own number of draws or another."""
+    draws = self.settings(method).draws if draws is None else draws
+    return cost.cost(method, draws=draws, **self._how(method))
+
+  def _how(self, method: str) -> dict[str, Any]:
+    """The arguments of `cost.cost` but for the draws."""
+    if method == "search":
+      return {"steps": self.search.steps or self.steps, "particles": self.search.particles} | self._inner
+    if method in ("base", "best_of_n"):
+      return {"steps": self.steps}
+    own = self.smc.guide if method == "smc" else getattr(self, method)
+    low, high = own.interval
+    times = np.asarray(self.times)[:-1]
+    guided = int(((low <= times) & (times <= high)).sum())
+    return {"steps": self.steps, "guided": guided, "twist": self.smc.twist} | self._inner
+
+  @property
+  def _inner(self) -> dict[str, int]:
+    """A Heun step of GLASS takes two evaluations."""
+    return {"evaluations": 2 * self.glass_steps or 1}
+
+  @property
+  def times(self) -> Array:
+    """The K + 1 times of every method but a search."""
+    return times.grid(self.steps, start=self.start, power=self.power)
 
   def build_reward(self) -> Reward:
     """The sum of the rewards with their weights.

@@ -13,7 +13,8 @@ from mfm_jax.training import comparison
 from mfm_jax.training.comparison import Assessor
 from mfm_jax.training.config import to_dict
 from mfm_jax.training.steer_config import SteerConfig
-from mfm_jax.training.steered import Outcome, Subject
+from mfm_jax.training.steered import Outcome
+from mfm_jax.training.subject import Subject
 from mfm_jax.types import Reward
 from mfm_jax.viz import grids, panels
 from mfm_jax.viz.files import write_atomically
@@ -28,6 +29,7 @@ SHOWN = (
   "sw2",
   "sw2_se",
   "mmd2",
+  "log_z",
   "diversity",
   "distance_to_base",
   "nfe",
@@ -94,13 +96,15 @@ def text(config: SteerConfig, rows: Sequence[dict[str, Any]]) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """The columns that tell methods apart, for people: "mfm_gf, N = 32" and the figures that were measured."""
-  columns = [column for column in SHOWN if rows[0].get(column) is not None]
-  return [{"method": name(row), **{column: row[column] for column in columns}} for row in rows]
+  columns = [column for column in SHOWN if any(row.get(column) is not None for row in rows)]
+  return [{"method": name(row), **{column: row.get(column) for column in columns}} for row in rows]
 
 
 def name(row: dict[str, Any]) -> str:
   """The method with its settings, such as "mfm_gf, N = 32"."""
   parts = [row["method"]]
+  if row["particles"]:
+    parts.append(f"M = {row['particles']}")
   if row["draws"]:
     parts.append(f"N = {row['draws']}")
   if row["scale"] != 1.0:

@@ -1,130 +1,32 @@
-"""Steering a trained run, or the closed forms of a mixture: a method, compiled once, called for each seed."""
+"""A method that steers a subject to a reward: compiled once, called for each seed."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mfm_jax import checks, interpolants, oracles, times
-from mfm_jax.interpolants import Interpolant
+from mfm_jax import checks, times
+from mfm_jax.rewards import callback
 from mfm_jax.steering import drifts
 from mfm_jax.steering.best_of_n import best_of_n
+from mfm_jax.steering.search import search
+from mfm_jax.steering.smc import smc
 from mfm_jax.steering.steer import steer
-from mfm_jax.training.classifier import decode_for
-from mfm_jax.training.run import Run
-from mfm_jax.training.steer_config import SteerConfig
-from mfm_jax.types import Array, Cond, Decode, MarginalVelocity, PRNGKey, PyTree, Reward, Velocity
+from mfm_jax.training import sharding
+from mfm_jax.training.steer_config import MethodConfig, SteerConfig
+from mfm_jax.training.subject import BY_DRAWS, Subject
+from mfm_jax.types import Array, PRNGKey, PyTree, Reward
 
-BY_DRAWS = ("mfm_gf", "mfm_g")  # methods that need one-step posterior draws
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Subject:
-  """What is steered.
-
-  Attributes:
-    shape: of one sample in model space.
-    interpolant: its own.
-    decode: model space -> data space, None where they are the same.
-    cond: n -> conditioning of velocity and reward.
-    params: argument of the following three, so that compiled programs hold no constants.
-    marginal: v_t(x).
-    draws: posterior draws, for MFM-GF; None for a marginal-only run.
-    differentiable: the same, differentiable in x_t, for MFM-G.
-    run: the trained run, None for closed forms.
-    mixture: the law of samples without steering, where it is known.
-  """
-
-  shape: tuple[int, ...]
-  interpolant: Interpolant
-  decode: Decode | None
-  cond: Callable[[int], Cond]
-  params: PyTree
-  marginal: Callable[[PyTree], MarginalVelocity]
-  draws: Callable[[PyTree], Velocity] | None
-  differentiable: Callable[[PyTree], Velocity] | None
-  run: Run | None
-  mixture: oracles.GaussianMixture | None
-
-
-def from_run(run: Run, *, label: int = -1, guidance: float | None = None) -> Subject:
-  """A trained run, under one label (-1: the null label) and a trained guidance scale.
-
-  Raises:
-    ValueError: a label or scale that the run was not trained with.
-  """
-  if label >= 0 or guidance is not None:
-    run.cond(None if label < 0 else np.full(1, label), guidance, 1)
-
-  def cond(n: int) -> Cond:
-    return run.cond(None if label < 0 else np.full(n, label), guidance, n)
-
-  velocity = run.parts.model.velocity if run.config.is_map else None
-  # Under a label, or a guidance scale, the law of the samples is not the mixture.
-  whole = label in (-1, run.info.num_classes) and guidance in (None, 1.0)
-  known = whole and run.config.data.name == "mixture"
-  return Subject(
-    shape=run.info.shape,
-    interpolant=run.interpolant,
-    decode=decode_for(run.info),
-    cond=cond,
-    params=run.params,
-    marginal=run.marginal_of,
-    draws=velocity,
-    differentiable=velocity,
-    run=run,
-    mixture=run.config.mixture.build() if known else None,
-  )
-
-
-def from_oracle(config: SteerConfig) -> Subject:
-  """The closed forms of config.mixture under config.interpolant."""
-  mixture, interpolant = config.mixture.build(), interpolants.get(config.interpolant)
-  return Subject(
-    shape=(mixture.means.shape[1],),
-    interpolant=interpolant,
-    decode=None,
-    cond=lambda n: None,
-    params=(),
-    marginal=lambda params: oracles.as_marginal(mixture, interpolant),
-    draws=lambda params: oracles.as_sampler(mixture, interpolant),
-    differentiable=lambda params: oracles.as_velocity(mixture, interpolant),
-    run=None,
-    mixture=mixture,
-  )
-
-
-def check(subject: Subject, reward: Reward, methods: tuple[str, ...]) -> None:
-  """What can be known before anything is computed.
-
-  Raises:
-    ValueError: a method that needs posterior draws for a marginal-only run; a reward that does not give one
-      floating-point number a sample.
-  """
-  wanting = [method for method in methods if method in BY_DRAWS]
-  if wanting and subject.draws is None:
-    raise ValueError(
-      f"methods {' and '.join(wanting)} need a run trained as a map (loss.consistency other than none), for "
-      f"one-step posterior draws; got the marginal-only run {subject.run.workdir}"
-    )
-  n = 3  # unlike most sizes of samples, so that a reward of one number in all is seen
-
-  def rewards(x):
-    return reward(x if subject.decode is None else subject.decode(x), subject.cond(n))
-
-  found = jax.eval_shape(rewards, jax.ShapeDtypeStruct((n, *subject.shape), jnp.float32))
-  if getattr(found, "shape", None) != (n,) or not jnp.issubdtype(found.dtype, jnp.floating):
-    raise ValueError(
-      f"a reward must give one real number a sample, shape ({n},) for {n} samples; got {found}"
-    )
+INVALID_LIMIT = 0.01  # share of rewards that may be left out because they are not finite
 
 
 class NotFiniteError(ValueError):
-  """A reward or a sample that is NaN or infinite."""
+  """More rewards than INVALID_LIMIT, or a sample, that are NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,15 +34,18 @@ class Outcome:
   """What one method gave for one seed."""
 
   x1: np.ndarray  # (num, ...), model space
-  reward: np.ndarray  # (num,)
+  reward: np.ndarray  # (num,), NaN where it is not finite
   found: dict[str, np.ndarray]  # what the guide found at each step, leaves (K, num)
   path: np.ndarray | None  # (K + 1, num, ...)
+  log_z: np.ndarray | None  # SMC: (populations,), log of its estimate of E[exp r]
+  milestones: dict[int, tuple[np.ndarray, np.ndarray]]  # Best-of-N: smaller N -> its x1 and reward
+  invalid: int  # rewards that were left out because they are not finite
   seconds: float  # without compilation
 
-
-def time_grid(config: SteerConfig) -> Array:
-  """The K + 1 times of every method."""
-  return times.grid(config.steps, start=config.start, power=config.power)
+  @property
+  def mean_reward(self) -> float:
+    """Over the samples whose reward is finite."""
+    return float(np.nanmean(self.reward))
 
 
 class Method:
@@ -153,7 +58,8 @@ class Method:
     config: settings of the method and of the sampler.
     name: of `cost.METHODS`.
     num: samples a call.
-    keep: also keep every state.
+    keep: also keep every state (of methods that steer).
+    milestones: of Best-of-N, smaller N that are wanted too.
   """
 
   def __init__(
@@ -165,99 +71,208 @@ class Method:
     *,
     num: int,
     keep: bool = False,
+    milestones: Sequence[int] = (),
   ):
     checks.at_least("num", num, 1)
     self.name, self.num = name, num
     self.settings = config.settings(name)
-    self._times = time_grid(config)
-    self._params = subject.params
+    self._config, self._subject, self._reward = config, subject, reward
+    self._milestones = tuple(milestones)
     rows = config.rows or num
     self._batch = min(num, rows)
-    sample = self._sampler(subject, reward, config, max(rows // self._batch, 1), keep)
+    if name == "search":
+      self._batch = max(rows // config.search.particles, 1)
+    elif name == "smc":
+      self._batch = config.smc.particles * max(self._batch // config.smc.particles, 1)
+    self._batch = min(self._batch, num)
+    self._chunk = max(rows // self._batch, 1)
     start = time.monotonic()
-    self._compiled = jax.jit(sample).lower(self._params, jax.random.key(0), jnp.float32(1)).compile()
+    sample = {"best_of_n": self._best_of_n, "smc": self._smc, "search": self._search}.get(name, self._steer)
+    compiled = functools.partial(sample, keep=keep) if name not in ("best_of_n", "smc", "search") else sample
+    self._compiled = jax.jit(compiled).lower(subject.params, jax.random.key(0), jnp.float32(1)).compile()
     self.seconds_compile = time.monotonic() - start
 
   def __call__(self, key: PRNGKey, scale: float = 1.0) -> Outcome:
-    """The method's samples.
+    """The method's samples. Rewards that are left out are reported with the first sample.
 
     Raises:
-      NotFiniteError: a reward that is NaN or infinite, or a sample that is, with the sample and the step.
+      NotFiniteError: more than INVALID_LIMIT of the rewards, or a sample, that are not finite.
     """
     start, parts = time.monotonic(), []
-    for i in range(-(-self.num // self._batch)):
-      # Even numbers; the odd ones are for whoever else needs randomness of this key (`comparison`).
-      part = self._compiled(self._params, jax.random.fold_in(key, 2 * i), jnp.float32(scale))
-      parts.append(self._cut(jax.device_get(part), self.num - i * self._batch))
-      self._check(parts[-1], i * self._batch)
+    with callback.reported():
+      for i in range(-(-self.num // self._batch)):
+        # Even numbers; the odd ones are for whoever else needs randomness of this key (`comparison`).
+        part = self._compiled(self._subject.params, jax.random.fold_in(key, 2 * i), jnp.float32(scale))
+        parts.append(self._cut(jax.device_get(part), self.num - i * self._batch))
     seconds = time.monotonic() - start
 
     def join(name: str, axis: int):
+      if name not in parts[0]:
+        return None
       return jax.tree.map(lambda *arrays: np.concatenate(arrays, axis), *[part[name] for part in parts])
 
-    return Outcome(
+    early = join("milestones", 1) or {"x1": (), "reward": ()}
+    milestones = zip(self._milestones, early["x1"], early["reward"], strict=True)
+    outcome = Outcome(
       x1=join("x1", 0),
       reward=join("reward", 0),
       found=join("found", 1),
-      path=join("path", 1) if "path" in parts[0] else None,
+      path=join("path", 1),
+      log_z=join("log_z", 0),
+      milestones={n: (x1, reward) for n, x1, reward in milestones},
+      invalid=0,
       seconds=seconds,
     )
+    invalid = self._check(outcome)
+    finite = np.where(np.isfinite(outcome.reward), outcome.reward, np.nan)
+    return dataclasses.replace(outcome, reward=finite, invalid=invalid)
 
-  def _sampler(self, subject: Subject, reward: Reward, config: SteerConfig, chunk: int, keep: bool):
-    cond, decode, interpolant = subject.cond(self._batch), subject.decode, subject.interpolant
-    settings, options = self.settings, {"chunk": chunk, "decode": decode}
-
-    def guide(params) -> drifts.Guide:
-      marginal = subject.marginal(params)
-      if self.name == "dps":
-        return drifts.dps(marginal, interpolant, reward, cond, decode=decode)
-      if self.name in BY_DRAWS:
-        options.update(draws=settings.draws, jackknife=settings.groups, marginal=marginal)
-      if self.name == "mfm_gf":
-        return drifts.mfm_gf(subject.draws(params), interpolant, reward, cond, **options)
-      if self.name == "mfm_g":
-        return drifts.mfm_g(subject.differentiable(params), reward, cond, **options)
+  def _guide(self, params: PyTree, name: str, settings: MethodConfig) -> drifts.Guide:
+    """The guide of a method, or of SMC's twist."""
+    subject, reward = self._subject, self._reward
+    cond, interpolant, marginal = subject.cond(self._batch), subject.interpolant, subject.marginal(params)
+    options: dict[str, Any] = {"marginal": marginal, "decode": subject.decode}
+    if name in BY_DRAWS:
+      options |= {"draws": settings.draws, "jackknife": settings.groups, "scheme": settings.scheme}
+      options |= {"chunk": self._chunk, "sharding": sharding.of_rows(self._batch * self._chunk)}
+    if name == "dps":
+      guide = drifts.dps(marginal, interpolant, reward, cond, decode=subject.decode)
+    elif name == "mfm_gf":
+      guide = drifts.mfm_gf(subject.draws(params), interpolant, reward, cond, **options)
+    elif name == "mfm_g":
+      guide = drifts.mfm_g(subject.differentiable(params), reward, cond, **options)
+    elif name == "hybrid":
+      weight = None if settings.weight < 0 else settings.weight
+      velocity = subject.differentiable(params)
+      guide = drifts.hybrid(velocity, interpolant, reward, cond, weight=weight, **options)
+    else:
       return drifts.unguided(marginal, cond)
+    if settings.interval == (0.0, 1.0):
+      return guide
+    low, high = settings.interval
+    return drifts.on_interval(guide, marginal, cond, low=low, high=high)
 
-    def path(params, key, scale) -> tuple[Array, dict]:
-      key_start, key_path = jax.random.split(key)
-      x = jax.random.normal(key_start, (self._batch, *subject.shape))
-      how = {"sampler": config.sampler, "renormalise": settings.renormalise, "limit": settings.limit}
-      return steer(key_path, x, self._times, guide(params), interpolant, scale=scale, keep=keep, **how)
+  def _steer(self, params: PyTree, key: PRNGKey, scale: Array, keep: bool = False) -> dict[str, Any]:
+    key_start, key_path = jax.random.split(key)
+    x = self._noise(key_start, self._batch)
+    guide = self._guide(params, self.name, self.settings)
+    x, info = steer(
+      key_path,
+      x,
+      self._config.times,
+      guide,
+      self._subject.interpolant,
+      sampler=self._config.sampler,
+      scale=scale,
+      keep=keep,
+      renormalise=self.settings.renormalise,
+      limit=self.settings.limit,
+    )
+    out = {"x1": x, "reward": self._rewards(x), "found": info["aux"]}
+    return {**out, "path": info["path"]} if keep else out
 
-    def sample(params, key, scale) -> dict[str, Any]:
-      if self.name == "best_of_n":
-        x, info = best_of_n(
-          key, lambda key: path(params, key, scale)[0], reward, cond, n=settings.draws, decode=decode
-        )
-        return {"x1": x, "reward": info["reward"], "found": {"invalid": info["invalid"]}}
-      x, info = path(params, key, scale)
-      out = {"x1": x, "reward": reward(x if decode is None else decode(x), cond), "found": info["aux"]}
-      return {**out, "path": info["path"]} if keep else out
+  def _best_of_n(self, params: PyTree, key: PRNGKey, scale: Array) -> dict[str, Any]:
+    x, info = best_of_n(
+      key,
+      lambda key: self._steer(params, key, scale)["x1"],
+      self._reward,
+      self._subject.cond(self._batch),
+      n=self.settings.draws,
+      decode=self._subject.decode,
+      milestones=self._milestones,
+    )
+    out = {"x1": x, "reward": info["reward"], "found": {"invalid": info["invalid"]}}
+    return {**out, "milestones": info["milestones"]} if self._milestones else out
 
-    return sample
+  def _smc(self, params: PyTree, key: PRNGKey, scale: Array) -> dict[str, Any]:
+    config, subject = self._config, self._subject
+    key_start, key_path = jax.random.split(key)
+    x, info = smc(
+      key_path,
+      self._noise(key_start, self._batch),
+      config.times,
+      self._guide(params, config.smc.twist, self.settings),
+      subject.interpolant,
+      self._reward,
+      subject.cond(self._batch),
+      particles=config.smc.particles,
+      threshold=config.smc.threshold,
+      potential=config.smc.potential,
+      scale=scale,
+      renormalise=self.settings.renormalise,
+      limit=self.settings.limit,
+      decode=subject.decode,
+    )
+    return {"x1": x, "reward": self._rewards(x), "found": info["aux"], "log_z": info["log_z"]}
+
+  def _search(self, params: PyTree, key: PRNGKey, scale: Array) -> dict[str, Any]:
+    del scale
+    own, subject = self._config.search, self._subject
+    key_start, key_path = jax.random.split(key)
+    rows = self._batch * own.particles
+    x, info = search(
+      key_path,
+      self._noise(key_start, rows),
+      times.grid(own.steps or self._config.steps, power=own.power),
+      subject.draws(params),
+      subject.interpolant,
+      self._reward,
+      subject.cond(rows),
+      particles=own.particles,
+      draws=self.settings.draws,
+      selection=own.selection,
+      transition=own.transition,
+      decode=subject.decode,
+      chunk=self._chunk,
+    )
+    invalid = info["invalid"].reshape(len(info["invalid"]), self._batch, own.particles).sum(2)
+    return {"x1": x, "reward": info["reward"], "found": {"invalid": invalid}}
+
+  def _noise(self, key: PRNGKey, rows: int) -> Array:
+    return jax.random.normal(key, (rows, *self._subject.shape))
+
+  def _rewards(self, x: Array) -> Array:
+    decode = self._subject.decode
+    return self._reward(x if decode is None else decode(x), self._subject.cond(self._batch))
 
   def _cut(self, part: dict[str, Any], n: int) -> dict[str, Any]:
     """The first n samples of a block."""
-    axes = {"x1": 0, "reward": 0, "found": 1, "path": 1}
+    axes = {"x1": 0, "reward": 0, "found": 1, "path": 1, "milestones": 1}
     return {
       name: jax.tree.map(lambda array, axis=axes[name]: array[(slice(None),) * axis + (slice(n),)], leaf)
+      if name in axes
+      else leaf
       for name, leaf in part.items()
     }
 
-  def _check(self, part: dict[str, Any], first: int) -> None:
-    """Raises at the first sample or reward that is not finite; `first` is the block's first sample."""
-    invalid = part["found"].get("invalid")
-    if invalid is not None and invalid.any():
-      step, sample = np.argwhere(invalid)[0]
-      where = f"step {step}, t = {self._times[step]:.4g}"
-      if self.name == "best_of_n":
-        where = f"candidate {step}"
+  def _check(self, outcome: Outcome) -> int:
+    """How many rewards were left out; raises for too many of them, or for a sample that is not finite."""
+    for i in np.flatnonzero(~np.isfinite(outcome.x1).reshape(self.num, -1).all(1)):
+      got = outcome.x1[i].ravel()[:4]
+      raise NotFiniteError(f"a steered sample must be finite; got {got} for sample {i} of {self.name}")
+    found = outcome.found.get("invalid")
+    found = np.zeros((0, self.num), np.int32) if found is None else found  # a count for each step and sample
+    invalid = self._left_out(found, self._calls, "candidate {}" if self.name == "best_of_n" else "step {}")
+    return invalid + self._left_out(~np.isfinite(outcome.reward)[None], 1, "the end")
+
+  def _left_out(self, invalid: np.ndarray, calls: int, where: str) -> int:
+    """The sum of `invalid` (K, num), of so many calls each; says so, or raises, with the first of them."""
+    count, total = int(invalid.sum()), invalid.size * calls
+    if not count:
+      return 0
+    step, sample = np.argwhere(invalid)[0]
+    got = f"{count} of {total}, the first for sample {sample} of {self.name} at {where.format(step)}"
+    if count > INVALID_LIMIT * total:
       raise NotFiniteError(
-        f"a reward must be finite; got {invalid[step, sample]} that are NaN or infinite for sample "
-        f"{first + sample} of {self.name} at {where} (if the reward is sound, the sample has diverged before)"
+        f"at most {INVALID_LIMIT:.0%} of the rewards may be NaN or infinite; got {got} (if the reward is "
+        "sound, the sample has diverged before)"
       )
-    for name, values in (("a steered sample", part["x1"]), ("a reward", part["reward"])):
-      for i in np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1)):
-        got = values[i].ravel()[:4]
-        raise NotFiniteError(f"{name} must be finite; got {got} for sample {first + i} of {self.name}")
+    print(f"rewards that are NaN or infinite are left out: {got}", flush=True)
+    return count
+
+  @property
+  def _calls(self) -> int:
+    """Rewards a step and sample."""
+    if self.name == "search":
+      return self.settings.draws * self._config.search.particles
+    return 1 if self.name == "best_of_n" else max(self.settings.draws, 1)

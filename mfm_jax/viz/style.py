@@ -15,8 +15,8 @@ SMALL, NORMAL, TITLE = 8.0, 9.0, 10.5  # points
 
 INK, MUTED, FAINT = "#1f2328", "#6b7280", "#e5e7eb"
 # Okabe and Ito's colours, told apart under every common colour blindness; the yellow is left out
-# because it is too light for lines on white.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+# because it is too light for lines on white, a brown is added.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")
 REFERENCE = "#9ca3af"  # what the drawn thing is compared with
 
 

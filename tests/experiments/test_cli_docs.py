@@ -21,8 +21,8 @@ def _table(command: str, header: str) -> dict[str, str]:
   return {name.replace("`", ""): rest for name, rest in cells}
 
 
-def _columns(rows: str) -> list[str]:
-  return re.findall(r"`(\w+)`", _table("evaluate", "Rows")[rows])
+def _columns(rows: str, command: str = "evaluate") -> list[str]:
+  return re.findall(r"`(\w+)`", _table(command, "Rows")[rows])
 
 
 def test_every_command_has_a_section():
@@ -68,7 +68,7 @@ def test_the_keys_and_columns_of_evaluate(trained, commands):
 
 def _figures(columns: set[str]) -> set[str]:
   """The documented columns of a row of steer, without those that only other data have."""
-  means = {"reward", "sw2", "mmd2", "class_l2", "diversity", "distance_to_base"}
+  means = {"reward", "sw2", "mmd2", "log_z", "class_l2", "diversity", "distance_to_base"}
   return columns | {f"{name}_se" for name in columns & means}
 
 
@@ -77,7 +77,7 @@ def test_the_keys_columns_and_arrays_of_steer(labelled, commands, tmp_path):
   done = commands("steer", config, f"--workdir={labelled}", "--method=base", f"--out={tmp_path / 'x.npz'}")
   assert set(done.json) == set(_table("steer", "JSON key"))
   columns = set(_table("steer", "Column"))
-  assert set(done.json["methods"][0]) == _figures(columns - {"class_l2"})
+  assert set(done.json["methods"][0]) == _figures(columns - {"class_l2", "log_z"})
   with np.load(tmp_path / "x.npz") as file:
     assert set(file.files) == set(_table("steer", "Array")) - {"judged"}
 
@@ -91,7 +91,7 @@ def test_the_keys_of_the_demo_and_of_an_evaluation_of_images(commands, tmp_path)
   config = f"--config={run_case.ROOT / 'experiments/configs/digits.py'}:smoke"
   done = commands("demo", config, f"--workdir={tmp_path}")
   assert set(done.json) == set(_table("demo", "JSON key")) | set(_table("train", "JSON key"))
-  assert set(done.json["steering"][0]) == _figures(set(_table("steer", "Column")) - {"sw2", "mmd2"})
+  assert set(done.json["steering"][0]) == _figures(set(_table("steer", "Column")) - {"sw2", "mmd2", "log_z"})
   page = (tmp_path / "report.html").read_text()
   for title in (
     "Steered to a mixture of classes",

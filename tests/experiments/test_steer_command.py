@@ -8,7 +8,7 @@ import run_case
 
 CONFIGS = run_case.ROOT / "experiments" / "configs"
 GMM = f"--config={CONFIGS / 'steer_gmm.py'}:smoke"
-ALL = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g")
+ALL = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g", "hybrid", "smc", "search")
 CLASSES = ["--config.reward.name=classes", "--config.reward.classes=(0.2,0.0,0.8)"]
 
 
@@ -87,7 +87,15 @@ def test_a_trained_classifier_steers_to_its_classes(labelled, classifier, comman
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    (["--method=smc"], "method must be one of base, best_of_n, dps, mfm_gf, mfm_g; got 'smc'"),
+    (
+      ["--method=gf"],
+      "method must be one of base, best_of_n, dps, mfm_gf, mfm_g, hybrid, smc, search; got 'gf'",
+    ),
+    (["--num=33"], "num must be a multiple of smc.particles; got num=33, smc.particles=32"),
+    (["--config.smc.threshold=2.0"], "smc.threshold must lie in [0.0, 1.0]; got 2.0"),
+    (["--config.search.particles=0"], "search.particles must be at least 1; got 0"),
+    (["--config.glass_steps=5"], "glass_steps must be 0 for a map"),
+    (["--config.reward.name=python"], "reward.function must be given with reward.name=python"),
     (["--config.mfm_gf.draws=1"], "mfm_gf.draws must be at least 2; got 1"),
     (["--config.mfm_g.draws=-1"], "draws must be at least 0; got -1"),
     (["--config.steps=0"], "steps must be at least 1; got 0"),
@@ -114,7 +122,7 @@ def test_a_trained_classifier_steers_to_its_classes(labelled, classifier, comman
     (["--config.teacher=oracle", "--label=1"], "must be absent with teacher=oracle"),
     (["--out=/dev/null/x.npz"], "/dev/null"),
     (["--config.reward.sigma=0"], "sigma must be a positive number; got 0.0"),
-    (["--config.reward.sigma=1e-15", "--method=dps"], "must be finite; got"),
+    (["--config.reward.sigma=1e-15", "--method=dps"], "at most 1% of the rewards may be NaN or infinite"),
   ],
   ids=lambda value: "-".join(value)[-40:] if isinstance(value, list) else "",
 )
@@ -136,9 +144,23 @@ def test_a_run_without_posterior_ability_is_refused_before_anything_is_written(c
   flow = tmp_path / "flow"
   assert commands("train", *run_case.FLAGS, "--config.loss.consistency=none", f"--workdir={flow}").status == 0
   done = commands("steer", GMM, f"--workdir={flow}")
-  assert "methods mfm_gf and mfm_g need a run trained as a map" in done.mistake
+  assert "methods mfm_gf and mfm_g and hybrid and smc and search need posterior draws" in done.mistake
   assert not (flow / "steer").exists()
   assert commands("steer", GMM, f"--workdir={flow}", "--method=base,best_of_n").status == 0
+  glass = commands("steer", GMM, f"--workdir={flow}", "--method=mfm_gf", "--config.glass_steps=2")
+  assert glass.json["methods"][0]["forwards"] == 8 + 8 * 4 * 4
+
+
+def test_a_python_function_is_a_reward(trained, commands, tmp_path):
+  """It is found in the folder that the command is started in; methods with gradients are refused."""
+  reward = ["--config.reward.name=python", "--config.reward.function=steer_case:black_box"]
+  flags = [GMM, f"--workdir={trained[0]}", *reward, f"--out={tmp_path / 'x.npz'}"]
+  done = commands("steer", *flags, "--method=mfm_gf,search,best_of_n,smc")
+  assert done.json["objective"] == "reward"
+  refused = commands("steer", *flags, "--method=dps,mfm_gf").mistake
+  assert "methods dps differentiate the reward; got one without gradient" in refused
+  broken = commands("steer", *flags, "--config.reward.function=steer_case:broken", "--method=mfm_gf").mistake
+  assert "reward 'steer_case:broken' must not raise; got RuntimeError: no such luck" in broken
 
 
 def test_mistakes_of_the_classifier(commands, tmp_path):

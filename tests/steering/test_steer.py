@@ -11,7 +11,7 @@ from mfm_jax import oracles, times
 from mfm_jax.interpolants import Linear, Trigonometric, half_sigma_squared
 from mfm_jax.rewards import likelihoods
 from mfm_jax.sampling import integrators, marginal
-from mfm_jax.steering import cost, drifts, steer
+from mfm_jax.steering import cost, drifts, search, smc, steer
 from mfm_jax.steering.best_of_n import best_of_n
 
 PRIOR = oracles.paper_mixture()
@@ -169,9 +169,15 @@ def test_cost_is_the_papers_formula():
     "dps": 4 * K,
     "mfm_gf": K + 2 * N * K,
     "mfm_g": K + 4 * N * K,
+    "hybrid": K + 4 * N * K,
     "best_of_n": N * (K + 1),
+    "smc": K * (1 + 2 * N) + 1,  # a particle, and the reward of the end
+    "search": 2 * 3 * N * K,
   }
-  assert {name: cost.cost(name, steps=K, draws=N).nfe for name in cost.METHODS} == expected
+  assert {name: cost.cost(name, steps=K, draws=N, particles=3).nfe for name in cost.METHODS} == expected
+  assert cost.cost("smc", steps=K, draws=N, twist="mfm_g").nfe == expected["smc"] + 2 * N * K
+  assert cost.cost("mfm_gf", steps=K, draws=N, guided=10).nfe == K + 2 * N * 10
+  assert cost.cost("mfm_gf", steps=K, draws=N, evaluations=4).nfe == K + 5 * N * K
   # Published ratios to Best-of-1000 (PUBLISHED: 251,000 evaluations).
   best = cost.cost("best_of_n", steps=K, draws=1000).nfe
   assert best == 251_000
@@ -234,18 +240,30 @@ def test_what_is_counted_is_what_is_called(method):
     "dps": lambda: drifts.dps(flow, Linear(), reward, decode=decode),
     "mfm_gf": lambda: drifts.mfm_gf(velocity, Linear(), reward, **options),
     "mfm_g": lambda: drifts.mfm_g(velocity, reward, **options),
+    "hybrid": lambda: drifts.hybrid(velocity, Linear(), reward, **options),
+    "smc": lambda: drifts.mfm_gf(velocity, Linear(), reward, **options),
+    "search": lambda: None,
   }[method]()
   grid = times.grid(K, start=0.01)
 
   def run(key):
     return steer.steer(key, jnp.ones((batch, 2)), grid, guide, Linear())[0]
 
-  if method == "best_of_n":
-    jax.jit(lambda key: best_of_n(key, run, reward, n=N, decode=decode)[0])(jax.random.key(0))
-  else:
-    jax.jit(run)(jax.random.key(0)).block_until_ready()
+  def run_smc(key):
+    how = {"particles": batch, "decode": decode}
+    return smc.smc(key, jnp.ones((batch, 2)), grid, guide, Linear(), reward, **how)[0]
+
+  def run_search(key):
+    how = {"particles": 2, "draws": N, "decode": decode}
+    return search.search(key, jnp.ones((2 * batch, 2)), grid, velocity, Linear(), reward, **how)[0]
+
+  def run_best(key):
+    return best_of_n(key, run, reward, n=N, decode=decode)[0]
+
+  runs = {"best_of_n": run_best, "smc": run_smc, "search": run_search}
+  jax.jit(runs.get(method, run))(jax.random.key(0)).block_until_ready()
   jax.effects_barrier()
-  spent = cost.cost(method, steps=K, draws=N)
+  spent = cost.cost(method, steps=K, draws=N, particles=2)
   expected = {
     "forward": spent.forwards,
     "backward": spent.backwards,
@@ -265,14 +283,20 @@ def test_draws_at_equal_cost():
   assert cost.cost("best_of_n", steps=250, draws=n).nfe <= budget
   assert cost.cost("best_of_n", steps=250, draws=n + 1).nfe > budget
   assert cost.draws_for("mfm_g", 10, steps=250) == 1
-  with pytest.raises(ValueError, match="method must be one of best_of_n, mfm_gf, mfm_g; got 'dps'"):
+  with pytest.raises(
+    ValueError, match="method must be one of best_of_n, mfm_gf, mfm_g, hybrid, smc, search; got 'dps'"
+  ):
     cost.draws_for("dps", 10, steps=250)
 
 
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"method": "smc", "steps": 5}, "method must be one of"),
+    ({"method": "fps", "steps": 5}, "method must be one of"),
+    ({"method": "smc", "steps": 5, "draws": 1, "twist": "base"}, "twist must be one of"),
+    ({"method": "search", "steps": 5, "draws": 1, "particles": 0}, "particles must be at least 1; got 0"),
+    ({"method": "dps", "steps": 5, "guided": 6}, r"guided must lie in \[0, 5\]; got 6"),
+    ({"method": "base", "steps": 5, "evaluations": 0}, "evaluations must be at least 1; got 0"),
     ({"method": "base", "steps": 0}, "steps must be at least 1; got 0"),
     ({"method": "mfm_g", "steps": 1, "draws": 0}, "draws must be at least 1; got 0"),
   ],

@@ -9,8 +9,10 @@ import run_case
 
 from mfm_jax.data.datasets import DataConfig
 from mfm_jax.training import config as configs
+from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.classifier import ClassifierConfig
 from mfm_jax.training.config import MixtureConfig, RunConfig, from_dict, to_dict
+from mfm_jax.training.finetune_config import FinetuneConfig
 from mfm_jax.training.steer_config import SteerConfig
 
 NAMES = sorted(
@@ -18,7 +20,13 @@ NAMES = sorted(
   for path in (run_case.ROOT / "experiments/configs").glob("*.py")
   if path.stem not in ("__init__", "common")
 )
-KINDS = {"steer": SteerConfig, "classifier": ClassifierConfig}  # by the first word of the name
+# By the first word of the name.
+KINDS = {
+  "benchmark": BenchmarkConfig,
+  "classifier": ClassifierConfig,
+  "finetune": FinetuneConfig,
+  "steer": SteerConfig,
+}
 VALID = {"data": {"name": "mixture"}}
 
 

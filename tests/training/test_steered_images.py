@@ -13,7 +13,8 @@ from mfm_jax.data.sources import to_pixels
 from mfm_jax.interpolants import Linear
 from mfm_jax.metrics import classes
 from mfm_jax.rewards.classes import class_mixture
-from mfm_jax.training import comparison, demo_steering, steer_report, steered
+from mfm_jax.training import comparison, demo_steering, steer_report
+from mfm_jax.training import subject as subjects
 from mfm_jax.training.comparison import Assessor
 from mfm_jax.training.steer_config import MethodConfig, RewardConfig, SteerConfig
 
@@ -21,6 +22,7 @@ DIGITS = datasets.load(DataConfig(name="digits"))
 WEIGHTS = np.array([0, 0, 0, 0.7, 0, 0, 0, 0.3, 0, 0])
 CONFIG = SteerConfig(
   reward=RewardConfig(name="classes", classifier="given", classes=tuple(WEIGHTS)),
+  methods=("base", "best_of_n", "dps", "mfm_gf", "mfm_g"),
   steps=6,
   num=12,
   seeds=2,
@@ -50,7 +52,7 @@ def velocity(s, u, x_s, t, x_t, cond):
 
 @pytest.fixture(scope="module")
 def subject():
-  return steered.Subject(
+  return subjects.Subject(
     shape=(8, 8, 1),
     interpolant=Linear(),
     decode=to_pixels,
@@ -67,7 +69,7 @@ def subject():
 @pytest.fixture(scope="module")
 def found(subject, assess):
   reward = class_mixture(log_probs, WEIGHTS)
-  steered.check(subject, reward, CONFIG.methods)
+  subjects.check(subject, reward, CONFIG)
   pairs = list(comparison.compare(subject, reward, CONFIG, assess, keep=True))
   return demo_steering.Steered(
     config=CONFIG,

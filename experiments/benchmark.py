@@ -1,0 +1,58 @@
+"""One experiment of the paper, or of our own, from training to table and figure; the same command goes on.
+
+python -m experiments.benchmark --suite=gmm --workdir=runs/benchmark_gmm
+python -m experiments.benchmark --suite=gmm --oracle --workdir=runs/benchmark_gmm_oracle
+python -m experiments.benchmark --suite=mnist_cpu --workdir=runs/benchmark_mnist
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import cli
+from mfm_jax.training import benchmark
+from mfm_jax.training.benchmark_config import BenchmarkConfig
+
+CONFIGS = pathlib.Path(__file__).parent / "configs"
+SUITES = sorted(path.stem.removeprefix("benchmark_") for path in CONFIGS.glob("benchmark_*.py"))
+
+_CONFIG = cli.define_config(kind=BenchmarkConfig)
+_SUITE = flags.DEFINE_string(
+  "suite", "", f"Short for --config=experiments/configs/benchmark_<suite>.py[:smoke]: {', '.join(SUITES)}."
+)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the benchmark: new, empty, or to be gone on with.")
+_RUN = flags.DEFINE_string("run", "", "Folder of a trained run, in place of training one.")
+_ORACLE = flags.DEFINE_bool("oracle", False, "Closed-form posteriors of the mixture in place of a run.")
+_EMA = flags.DEFINE_string("ema", "", "Decay of the average of --run, raw for none; default the longest.")
+
+
+def main():
+  """Trains, measures, writes; returns what benchmark.json holds but for the configuration."""
+  config = cli.config(_CONFIG)
+  if not _WORKDIR.value:
+    raise ValueError("--workdir must name a folder; got none")
+  how = {"run": _RUN.value, "oracle": _ORACLE.value, "ema": _EMA.value}
+  result = benchmark.benchmark(config, _WORKDIR.value, **how)
+  return {name: value for name, value in result.items() if name != "config"}
+
+
+def with_config(argv: list[str]) -> list[str]:
+  """The arguments with the --config that --suite stands for, in front of the overrides of its keys.
+
+  Raises:
+    ValueError: an unknown suite, or --config as well.
+  """
+  for arg, after in zip(argv[1:], [*argv[2:], ""], strict=True):
+    name, equals, value = arg.lstrip("-").partition("=")
+    if name == "suite" and arg.startswith("-"):
+      suite, colon, mode = (value if equals else after).partition(":")
+      if suite not in SUITES:
+        raise ValueError(f"--suite must be one of {', '.join(SUITES)}; got {suite!r}")
+      if any(other.lstrip("-").partition("=")[0] == "config" for other in argv):
+        raise ValueError("--suite and --config exclude each other; got both")
+      return [argv[0], f"--config={CONFIGS / f'benchmark_{suite}.py'}{colon}{mode}", *argv[1:]]
+  return argv
+
+
+if __name__ == "__main__":
+  cli.run(main, expand=with_config)

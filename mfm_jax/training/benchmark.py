@@ -1,0 +1,210 @@
+"""Runs a benchmark in a folder: trains what is missing, measures row by row, and goes on where it stopped."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from mfm_jax.training import comparison, inverse, subject, variance
+from mfm_jax.training.benchmark_config import BenchmarkConfig, least_draws
+from mfm_jax.training.classifier import train_classifier
+from mfm_jax.training.config import differences, to_dict
+from mfm_jax.training.loop import train
+from mfm_jax.training.run import load_run
+from mfm_jax.training.steer_config import RewardConfig, SteerConfig
+from mfm_jax.training.steer_report import table
+from mfm_jax.training.subject import Subject
+from mfm_jax.viz import style
+from mfm_jax.viz.benchmark import error_curves
+from mfm_jax.viz.files import write_atomically
+from mfm_jax.viz.tables import text_table
+
+RESULT, FIGURE = "benchmark.json", "benchmark.png"  # in the folder
+RUN, CLASSIFIER = "run", "classifier"  # folders in it, of what is trained here
+Row = dict[str, Any]
+
+
+def benchmark(
+  config: BenchmarkConfig, workdir: str | pathlib.Path, *, run: str = "", oracle: bool = False, ema: str = ""
+) -> dict[str, Any]:
+  """Measures what `config` says; rows that the folder has already are not measured again.
+
+  Args:
+    config: the benchmark.
+    workdir: its folder: benchmark.json, benchmark.png, and what is trained.
+    run: folder of a trained run, in place of one that is trained from config.run.
+    oracle: closed-form posteriors of config.steer.mixture in place of a run.
+    ema: average of the run's parameters, "" for the longest.
+
+  Returns:
+    The content of benchmark.json: kind, rows, floor, config, and the run's parameters' hash.
+
+  Raises:
+    ValueError: no run to measure, or two; a folder with rows of another configuration or run; what the parts
+      refuse.
+  """
+  workdir, oracle = pathlib.Path(workdir), oracle or config.steer.teacher == "oracle"
+  if run and oracle:
+    raise ValueError(f"--run and --oracle exclude each other; got --run={run} with --oracle")
+  if not (run or oracle or config.run):
+    raise ValueError("a benchmark without config.run needs --run or --oracle; got neither")
+  if oracle and config.kind == "inverse":
+    raise ValueError("--oracle must be absent for kind=inverse, which needs images; got --oracle")
+  if oracle:
+    config = dataclasses.replace(config, steer=dataclasses.replace(config.steer, teacher="oracle"))
+    what = subject.from_oracle(config.steer)
+  else:
+    if not run:
+      run = str(workdir / RUN)
+      train(config.run, run)
+    what = subject.from_run(load_run(run, ema=ema), glass_steps=config.steer.glass_steps)
+  if config.classifier is not None:
+    train_classifier(config.classifier, workdir / CLASSIFIER)
+    config = _with_classifier(config, str(workdir / CLASSIFIER))
+  ledger = _Ledger(workdir, config, "oracle" if oracle else what.run.sha256)
+  return {"steering": _steering, "variance": _variance, "inverse": _inverse}[config.kind](
+    config, what, ledger
+  )
+
+
+class _Ledger:
+  """benchmark.json: the rows so far, each found by what tells it apart."""
+
+  def __init__(self, workdir: pathlib.Path, config: BenchmarkConfig, identity: str):
+    self.path = workdir / RESULT
+    self.content = {"kind": config.kind, "parameters": identity, "config": to_dict(config), "rows": []}
+    if self.path.exists():
+      old = json.loads(self.path.read_text())
+      changed = [
+        line
+        for name in ("parameters", "config")
+        for line in differences({name: old[name]}, {name: self.content[name]}, "benchmark")
+      ]
+      if changed:
+        raise ValueError(f"{self.path} is of another benchmark; got {'; '.join(changed)}")
+      self.content = old
+      if old["rows"]:
+        print(f"going on with {self.path}: {len(old['rows'])} rows", flush=True)
+
+  @property
+  def rows(self) -> list[Row]:
+    return self.content["rows"]
+
+  def has(self, key: Row) -> bool:
+    return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
+
+  def add(self, *rows: Row) -> None:
+    self.rows.extend(rows)
+    self.set()
+
+  def set(self, **values) -> dict[str, Any]:
+    self.content |= values
+    write_atomically(self.path, (json.dumps(self.content, indent=2) + "\n").encode())
+    return self.content
+
+
+def _steering(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, Any]:
+  reward = config.steer.build_reward()
+  subject.check(what, reward, config.steer)
+  assess = comparison.assessor(what, config.steer, reward)
+  reference: dict[str, dict[int, np.ndarray]] = {}
+  for sampler, method, draws in _cases(config):
+    key = {"sampler": sampler, "method": method, "draws": draws[-1]}
+    if ledger.has(key):
+      continue
+    steer = _with_draws(config.steer, sampler or config.steer.sampler, method, draws[-1])
+    if steer.sampler not in reference:
+      reference[steer.sampler] = comparison.base_samples(what, reward, steer)
+    found = comparison.run_method(
+      what, reward, steer, assess, reference[steer.sampler], method, milestones=draws[:-1]
+    )
+    ledger.add(*[{"sampler": sampler, **row} for row, _ in found])
+  result = ledger.set(objective=assess.objective, floor=comparison.floor(assess, config.steer))
+  for sampler in dict.fromkeys(row["sampler"] for row in ledger.rows):
+    rows = [row for row in ledger.rows if row["sampler"] == sampler]
+    print(text_table(sampler or "search", table(rows)), flush=True)
+  if assess.objective != "reward":
+    write_atomically(ledger.path.with_name(FIGURE), style.figure_png(_figure(config, result)))
+  return result
+
+
+def _cases(config: BenchmarkConfig) -> list[tuple[str, str, tuple[int, ...]]]:
+  """(sampler, method, draws); draws are (0,) for a method without, all at once for Best-of-N, else one."""
+  cases = []
+  for sampler in config.samplers:
+    for method in config.steer.methods:
+      own = "sde" if method == "smc" else "" if method == "search" else sampler
+      every = tuple(sorted({n for n in config.draws if n >= least_draws(method)}))
+      if method in ("base", "dps"):
+        every = ((0,),)
+      else:
+        every = (every,) if method == "best_of_n" else tuple((n,) for n in every)
+      cases += [(own, method, draws) for draws in every]
+  return list(dict.fromkeys(cases))
+
+
+def _with_draws(config: SteerConfig, sampler: str, method: str, draws: int) -> SteerConfig:
+  changes: dict[str, Any] = {"sampler": sampler, "methods": (method,)}
+  if draws:
+    own = getattr(config, method)
+    if method == "smc":
+      own = dataclasses.replace(own, guide=dataclasses.replace(own.guide, draws=draws))
+    else:
+      own = dataclasses.replace(own, draws=draws)
+    changes[method] = own
+  return dataclasses.replace(config, **changes)
+
+
+def _figure(config: BenchmarkConfig, result: dict[str, Any]):
+  error = result["objective"]
+  panels: dict[str, dict[str, list]] = {}
+  for sampler in config.samplers:
+    methods = panels.setdefault(sampler.upper(), {})
+    for row in result["rows"]:
+      if row["sampler"] in (sampler, ""):
+        point = row["draws"], row["nfe"], row[error], row.get(f"{error}_se")
+        methods.setdefault(row["method"], []).append(point)
+  floor = result["floor"] and result["floor"][error]
+  labels = {"sw2": "sliced W2 to the exact tilt", "class_l2": "L2 to the class proportions"}
+  return error_curves(panels, y_label=labels[error], floor=floor, order=config.steer.methods)
+
+
+def _variance(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, Any]:
+  for part in config.variance.rewards:
+    if ledger.has({"reward": to_dict(part)}):
+      continue
+    reward = part.build()
+    rows = variance.gradient_errors(what, reward, config.variance)
+    ledger.add(*[{"reward": to_dict(part), **row} for row in rows])
+    columns = ("estimator", "scheme", "error", "error_se", "ratio", "ratio_se", "nfe")
+    print(text_table(part.name, [{name: row[name] for name in columns} for row in rows]), flush=True)
+  return ledger.set()
+
+
+def _inverse(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, Any]:
+  if ledger.rows:
+    return ledger.content
+  figures, solved = inverse.inverse_problems(what, config.inverse)
+  folder = ledger.path.parent
+  for part in solved:
+    stem = part.operator.replace(":", "_")
+    np.savez_compressed(folder / f"{stem}.npz", **part.arrays())
+    write_atomically(folder / f"{stem}.png", style.figure_png(part.picture()))
+  rows = [{"operator": name, **row} for name, row in figures.items()]
+  ledger.add(*rows)
+  print(text_table("inverse problems", rows), flush=True)
+  return ledger.content
+
+
+def _with_classifier(config: BenchmarkConfig, folder: str) -> BenchmarkConfig:
+  def filled(reward: RewardConfig) -> RewardConfig:
+    ours = reward.name == "classes" and not reward.classifier
+    return dataclasses.replace(reward, classifier=folder) if ours else reward
+
+  steer = dataclasses.replace(config.steer, reward=filled(config.steer.reward))
+  rewards = tuple(map(filled, config.variance.rewards))
+  return dataclasses.replace(
+    config, steer=steer, variance=dataclasses.replace(config.variance, rewards=rewards)
+  )

@@ -1,0 +1,56 @@
+"""The configuration of a benchmark: what is trained, and which comparison is made of it."""
+
+import dataclasses
+
+from mfm_jax import checks
+from mfm_jax.steering import steer
+from mfm_jax.training.classifier import ClassifierConfig
+from mfm_jax.training.config import RunConfig
+from mfm_jax.training.inverse import InverseConfig
+from mfm_jax.training.steer_config import SteerConfig
+from mfm_jax.training.variance import VarianceConfig
+
+KINDS = ("steering", "variance", "inverse")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+  """One benchmark.
+
+  Attributes:
+    kind: "steering", methods against numbers of draws; "variance", estimators of grad V; "inverse", inverse
+      problems.
+    run: the map; None where --run or --oracle must say what is compared. --oracle stands for
+      steer.teacher=oracle.
+    classifier: of the rewards "classes"; None where these name one themselves, or there are none.
+    steer: reward, methods and their settings but for the draws, samples and seeds ("steering").
+    draws: N of each method that draws ("steering"); those that need a spread of draws begin at 2.
+    samplers: "ode", "sde" ("steering"). SMC runs with the SDE alone, a search without either, once.
+    variance: states, schemes and rewards ("variance").
+    inverse: operators and sampler ("inverse").
+  """
+
+  kind: str = "steering"
+  run: RunConfig | None = None
+  classifier: ClassifierConfig | None = None
+  steer: SteerConfig = dataclasses.field(default_factory=SteerConfig)
+  draws: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+  samplers: tuple[str, ...] = ("ode", "sde")
+  variance: VarianceConfig = dataclasses.field(default_factory=VarianceConfig)
+  inverse: InverseConfig = dataclasses.field(default_factory=InverseConfig)
+
+  def __post_init__(self):
+    checks.one_of("kind", self.kind, KINDS)
+    checks.at_least("number of samplers", len(self.samplers), 1)
+    for sampler in self.samplers:
+      checks.one_of("samplers", sampler, steer.SAMPLERS)
+    checks.at_least("number of draws", len(self.draws), 1)
+    for n in self.draws:
+      checks.at_least("draws", n, 1)
+    for method in self.steer.methods:
+      checks.at_least(f"largest draws, for {method}", max(self.draws), least_draws(method))
+
+
+def least_draws(method: str) -> int:
+  """A single draw has no spread, which MFM-GF, the hybrid and SMC's usual twist need."""
+  return 2 if method in ("mfm_gf", "hybrid", "smc") else 1

@@ -1,0 +1,109 @@
+"""python -m experiments.benchmark: rows, what is left in the folder, going on, mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+import run_case
+
+SMALL = ["--config.steer.seeds=1", "--config.draws=(1,4)", "--config.samplers=('sde','ode')"]
+ORACLE = ["--suite=gmm:smoke", "--oracle", *SMALL, "--config.steer.dps.renormalise=clip"]
+METHODS = "--config.steer.methods=('base','best_of_n','dps','mfm_gf','smc','search')"
+
+
+@pytest.fixture(scope="module")
+def done(commands, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("benchmark")
+  return folder, commands("benchmark", *ORACLE, METHODS, f"--workdir={folder}")
+
+
+def test_a_row_for_every_method_and_number_of_draws(done):
+  folder, result = done
+  stored = json.loads((folder / "benchmark.json").read_text())
+  assert {**result.json, "config": stored["config"]} == stored
+  assert stored["parameters"] == "oracle"
+  assert stored["objective"] == "sw2"
+  assert 0 < stored["floor"]["sw2"]
+  rows = [(row["sampler"], row["method"], row["draws"]) for row in stored["rows"]]
+  for sampler in ("sde", "ode"):
+    expected = [("base", 0), ("best_of_n", 1), ("best_of_n", 4), ("dps", 0), ("mfm_gf", 4)]
+    assert [row[1:] for row in rows if row[0] == sampler and row[1] != "smc"] == expected
+  assert [row for row in rows if row[1] == "smc"] == [("sde", "smc", 4)]
+  assert [row for row in rows if row[1] == "search"] == [("", "search", 1), ("", "search", 4)]
+  assert len(set(rows)) == len(rows)
+  assert (folder / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_that_are_there_are_not_measured_again(done, commands):
+  folder, first = done
+  path = folder / "benchmark.json"
+  content = json.loads(path.read_text())
+  kept = [row for row in content["rows"] if row["method"] != "mfm_gf"]
+  path.write_text(json.dumps({**content, "rows": kept}))
+  again = commands("benchmark", *ORACLE, METHODS, f"--workdir={folder}")
+  assert f"going on with {path}: {len(kept)} rows" in again.out
+  assert "mfm_gf, N = 4: seed 0" in again.out
+  assert "dps: seed 0" not in again.out
+
+  def figures(done):
+    return {(r["sampler"], r["method"], r["draws"]): r["sw2"] for r in done.json["rows"]}
+
+  assert figures(again) == pytest.approx(figures(first), rel=1e-5)
+  other = commands("benchmark", *ORACLE, METHODS, f"--workdir={folder}", "--config.steer.steps=9")
+  assert "is of another benchmark; got benchmark.config.steer.steps: 8 -> 9" in other.mistake
+
+
+def test_a_run_is_trained_once_and_measured(commands, tmp_path):
+  methods, samplers = "--config.steer.methods=('mfm_gf',)", "--config.samplers=('sde',)"
+  flags = ["--suite=gmm:smoke", "--config.steer.seeds=1", "--config.draws=(1,4)", methods, samplers]
+  size = [f"--config.run.{key}={value}" for key, value in run_case.SIZE.items()]
+  done = commands("benchmark", *flags, *size, f"--workdir={tmp_path / 'a'}")
+  assert len(done.json["rows"]) == 1
+  assert (tmp_path / "a" / "run" / "summary.json").exists()
+  given = commands(
+    "benchmark", *flags, *size, f"--workdir={tmp_path / 'b'}", f"--run={tmp_path / 'a' / 'run'}"
+  )
+  assert given.json["parameters"] == done.json["parameters"]
+  assert given.json["rows"][0]["sw2"] == pytest.approx(done.json["rows"][0]["sw2"], rel=1e-5)
+  assert not (tmp_path / "b" / "run").exists()
+
+
+def test_estimators_of_the_gradient(commands, tmp_path):
+  done = commands("benchmark", "--suite=variance:smoke", "--oracle", f"--workdir={tmp_path}")
+  rows = done.json["rows"]
+  assert len(rows) == 2 * 3 * 4  # rewards, estimators, schemes
+  first = rows[0]
+  assert (first["estimator"], first["scheme"], first["ratio"]) == ("mfm_gf", "independent", 1.0)
+  for row in rows:
+    assert row["error"] == pytest.approx(np.mean(list(row["errors"].values())))
+    assert row["error_se"] >= 0
+    assert row["nfe"] == (16 if row["estimator"] == "mfm_gf" else 32)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--suite=cifar"], "--suite must be one of gmm, inpainting, mnist, mnist_cpu, variance; got 'cifar'"),
+    (["--suite=gmm:smoke", "--config=x.py"], "--suite and --config exclude each other"),
+    (["--suite=gmm:smoke", "--oracle", "--run=x"], "--run and --oracle exclude each other"),
+    (["--suite=variance:smoke"], "a benchmark without config.run needs --run or --oracle; got neither"),
+    (["--suite=inpainting:smoke", "--oracle"], "--oracle must be absent for kind=inverse"),
+    (["--suite=gmm:smoke", "--run=nowhere"], "no such folder"),
+    ([*ORACLE, "--config.draws=(1,0)"], "draws must be at least 1; got 0"),
+    ([*ORACLE, "--config.draws=(1,)"], "largest draws, for mfm_gf must be at least 2; got 1"),
+    ([*ORACLE, "--config.samplers=('heun',)"], "samplers must be one of ode, sde; got 'heun'"),
+    ([*ORACLE, "--config.kind=speed"], "kind must be one of steering, variance, inverse; got 'speed'"),
+    (["--suite=gmm:smoke", "--config.steer.teacher=oracle", "--run=x"], "--run and --oracle exclude"),
+    ([*ORACLE, "--config.run.steqs=5"], "unknown config key config.run.steqs (did you mean steps?)"),
+    ([*ORACLE, "--config.variance.repeats=1"], "variance.repeats must be at least 2; got 1"),
+    ([*ORACLE, "--config.steer.smc.particles=5"], "num must be a multiple of smc.particles; got num=32"),
+  ],
+)
+def test_mistakes(flags, message, commands, tmp_path):
+  done = commands("benchmark", *flags, f"--workdir={tmp_path / 'x'}")
+  assert message in done.mistake
+  assert not (tmp_path / "x" / "benchmark.json").exists()
+
+
+def test_a_folder_must_be_named(commands):
+  assert "--workdir must name a folder; got none" in commands("benchmark", *ORACLE).mistake
