@@ -5,6 +5,7 @@ python -m experiments.benchmark --suite=gmm --oracle --workdir=runs/benchmark_gm
 python -m experiments.benchmark --suite=mnist_cpu --workdir=runs/benchmark_mnist
 """
 
+import itertools
 import pathlib
 
 from absl import flags
@@ -42,7 +43,7 @@ def with_config(argv: list[str]) -> list[str]:
   Raises:
     ValueError: an unknown suite, or --config as well.
   """
-  for arg, after in zip(argv[1:], [*argv[2:], ""], strict=True):
+  for arg, after in itertools.pairwise([*argv[1:], ""]):
     name, equals, value = arg.lstrip("-").partition("=")
     if name == "suite" and arg.startswith("-"):
       suite, colon, mode = (value if equals else after).partition(":")

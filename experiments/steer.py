@@ -40,7 +40,11 @@ def main():
   else:
     run = load_run(_WORKDIR.value, ema=_EMA.value)
     subject = subjects.from_run(
-      run, label=_LABEL.value, guidance=_GUIDANCE.value, glass_steps=config.glass_steps
+      run,
+      label=_LABEL.value,
+      guidance=_GUIDANCE.value,
+      glass_steps=config.glass_steps,
+      oracle_drift=config.oracle_drift,
     )
   reward = config.build_reward()
   subjects.check(subject, reward, config)

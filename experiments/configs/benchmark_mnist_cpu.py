@@ -1,4 +1,4 @@
-"""benchmark_mnist.py for two CPU cores: a smaller UNet, fewer samples, steps and numbers of draws.
+"""benchmark_mnist.py for two CPU cores: 16x16, a smaller UNet, fewer samples, steps and numbers of draws.
 
 python -m experiments.benchmark --suite=mnist_cpu --workdir=runs/benchmark_mnist_cpu
 
@@ -6,18 +6,19 @@ Hardware: 2 CPU cores, training included. Bar: L2 of MFM-GF or MFM-G at N = 16 a
 the same integrator. Expected: docs/benchmarks.md.
 """
 
-from experiments.configs import benchmark_mnist, classifier_mnist, common, mnist_cpu
+from experiments.configs import benchmark_mnist, classifier_mnist_cpu, common, mnist_cpu
 
 
 def get_config(mode: str = ""):
   """`mode`: "" or "smoke"."""
-  config = common.benchmark(run=mnist_cpu.get_config(mode), classifier=classifier_mnist.get_config(mode))
+  config = common.benchmark(run=mnist_cpu.get_config(mode), classifier=classifier_mnist_cpu.get_config(mode))
   steer = config.steer
   steer.reward.name, steer.reward.classes = "classes", benchmark_mnist.WEIGHTS
-  steer.steps, steer.num, steer.seeds = 32, 128, 3
-  steer.rows = 512
+  steer.steps, steer.num, steer.seeds = 32, 192, 3
+  steer.rows = 192
   steer.methods = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g", "smc", "search")
-  steer.dps.scales = (0.125, 0.25, 0.5, 1.0, 2.0)
-  steer.smc.particles = 64
+  steer.dps.scales = (0.5, 1.0, 2.0, 4.0)
+  steer.smc.particles, steer.search.particles = 64, 2
   config.samplers, config.draws = ("sde",), (4, 16)
+  config.dps_steps = (0, 264)  # as many as the cost of MFM-GF with N = 16 buys
   return common.finish_benchmark(config, mode)

@@ -23,6 +23,7 @@ class DataConfig:
       Not read by the others.
     size: side of the images in pixels, 0 for the data set's own: idx, tfds/mnist and tfds/cifar10
       are padded to it, tfds/imagenet2012 is cropped to it (own: 256).
+    pool: idx: side of the squares of pixels that are averaged, after padding; 1 keeps them.
     labelled: False drops the labels (num_classes 0).
     classes: number of classes of an idx folder.
     train_size, test_size: draws of a mixture.
@@ -32,6 +33,7 @@ class DataConfig:
   name: str
   path: str = ""
   size: int = 0
+  pool: int = 1
   labelled: bool = True
   classes: int = 10
   train_size: int = 1 << 20
@@ -74,6 +76,8 @@ def load(config: DataConfig, mixture=None) -> Dataset:
   checks.at_least("data.size", config.size, 0)
   if config.size and config.name not in _SIZED:
     raise ValueError(f"data.size must be 0 for {config.name}, which has no size; got {config.size}")
+  if config.pool != 1 and config.name != "idx":
+    raise ValueError(f"data.pool must be 1 for {config.name}: only idx folders are pooled; got {config.pool}")
   train, test = (_source(config, split, mixture) for split in ("train", "test"))
   if train.shape != test.shape:
     raise ValueError(f"training and test examples must have one shape; got {train.shape} and {test.shape}")
@@ -108,6 +112,7 @@ def _source(config: DataConfig, split: str, mixture) -> Source:
       labelled=labelled,
       num_classes=config.classes,
       pad_to=config.size,
+      pool=config.pool,
     )
   name = config.name.removeprefix("tfds/")
   return prepared.tfds_source(name, split, config.path, labelled=labelled, size=config.size)

@@ -87,6 +87,7 @@ def idx_folder(
   labelled: bool = True,
   num_classes: int = 10,
   pad_to: int = 0,
+  pool: int = 1,
 ) -> ArraySource:
   """One split ("train" or "test") of a folder in the layout of MNIST, kept as bytes.
 
@@ -97,13 +98,15 @@ def idx_folder(
     labelled: False leaves the labels file unread.
     num_classes: labels must lie in 0 .. num_classes - 1.
     pad_to: pads H and W to this size with zeros, the background, evenly (28 -> 32); 0 keeps them.
+    pool: side of the squares of pixels that are averaged after that (32 -> 16 for 2); 1 keeps them.
 
   Returns:
     Images (N, H, W) become examples of shape (H, W, 1), scaled to [-1, 1] when taken.
 
   Raises:
     ValueError: a missing folder or file, a damaged file, images that are not (N, H, W) bytes,
-      counts of images and labels that differ, a label out of range, pad_to below the image size.
+      counts of images and labels that differ, a label out of range, pad_to below the image size, pool that
+      does not divide it.
   """
   checks.one_of("split", split, _PREFIX)
   path = pathlib.Path(path)
@@ -122,6 +125,7 @@ def idx_folder(
     if label.ndim != 1 or len(label) != len(images):
       raise ValueError(f"labels must match the images, ({len(images)},); got {label.shape} in {label_file}")
   images = pad_images(images[..., None], pad_to) if pad_to else images[..., None]
+  images = pool_images(images, pool)
   try:
     return ArraySource(x1=images, label=label, num_classes=num_classes if labelled else 0)
   except ValueError as error:
@@ -140,3 +144,19 @@ def pad_images(images: np.ndarray, size: int) -> np.ndarray:
   top, left = (size - height) // 2, (size - width) // 2
   margins = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
   return np.pad(images, margins)
+
+
+def pool_images(images: np.ndarray, size: int) -> np.ndarray:
+  """Means over squares of `size` x `size` pixels, rounded: bytes (N, H, W, C) -> (N, H / size, W / size, C).
+
+  Raises:
+    ValueError: `size` < 1, or one that does not divide H and W.
+  """
+  checks.at_least("pool", size, 1)
+  count, height, width, channels = images.shape
+  if height % size or width % size:
+    raise ValueError(f"pool must divide the image size {height}x{width}; got {size}")
+  if size == 1:
+    return images
+  squares = images.reshape(count, height // size, size, width // size, size, channels)
+  return np.rint(squares.mean((2, 4), dtype=np.float32)).astype(np.uint8)

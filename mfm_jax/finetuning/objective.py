@@ -15,12 +15,11 @@ from mfm_jax import checks, interpolants
 from mfm_jax.finetuning.draws import FTDraws
 from mfm_jax.interpolants import Interpolant
 from mfm_jax.losses.weighting import squared_error
-from mfm_jax.sampling import posterior
+from mfm_jax.steering import sums, value
 from mfm_jax.types import Array, Cond, Decode, MarginalVelocity, Reward, Velocity, expand_like
 
-LOG_WEIGHT_MAX = (
-  12.0  # bound of r - shift: beyond it, e^12 times the usual weight, a draw would be all there is
-)
+# Bound of r - shift: beyond it, e^12 times the usual weight, a draw would be all there is.
+LOG_WEIGHT_MAX = 12.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,9 +66,10 @@ class FTObjective:
       decode: model space -> data space; None where they are the same.
 
     Returns:
-      (loss (B,), terms (B,): "reward", the mean over an example's draws, "weight", R, and squares per
-      coordinate of the parts of the target, "shift" for (R - 1) (v_ft - v_base), "steering" for
-      (sigma^2/2) grad R).
+      (loss (B,), terms (B,): "reward", the mean over an example's draws, "invalid", the share of draws that
+      are left out because reward or gradient is not finite, "weight", R, and squares per coordinate of the
+      parts of the target, "shift" for (R - 1) (v_ft - v_base), "steering" for (sigma^2/2) grad R). An example
+      without a draw has R = 0 and no loss.
     """
     x_t = draws.state(interpolant)
     v_base = base(draws.t, draws.t, x_t, jnp.zeros_like(draws.t), jnp.zeros_like(x_t), draws.cond)
@@ -84,8 +84,10 @@ class FTObjective:
     # All of the target is frozen, the v_ft in it too (MATH 7.1).
     target = jax.lax.stop_gradient(v_base - shift + steering)
     size, zero = x_t[0].size, jnp.zeros_like(x_t)
+    left_out = jnp.isnan(rewards)
     terms = {
-      "reward": rewards.mean(1),
+      "reward": jnp.where(left_out, 0.0, rewards).sum(1) / jnp.maximum((~left_out).sum(1), 1),
+      "invalid": left_out.mean(1),
       "weight": weight,
       "shift": squared_error(shift, zero) / size,
       "steering": squared_error(steering, zero) / size,
@@ -104,7 +106,7 @@ def tilt_weight(
   shift: str = "auto",
   decode: Decode | None = None,
 ) -> tuple[Array, Array, Array]:
-  """R and grad R in x_t, each a mean over the N draws of every state.
+  """R and grad R in x_t, each a mean over the N draws of every state whose reward and gradient are finite.
 
   Args:
     base: the map; t, x_t, cond: (B,), (B, ...), leaves (B,).
@@ -112,24 +114,22 @@ def tilt_weight(
     shift: see `FTObjective`.
 
   Returns:
-    R (B,), grad R (B, ...), rewards (B, N); all frozen.
+    R (B,), grad R (B, ...), rewards (B, N), NaN where a draw is left out; all frozen.
 
   Raises:
     ValueError: shift "auto" with a single draw of a single state.
   """
-  batch, n = e.shape[:2]
-
-  def rewards_at(x_t):
-    x1 = posterior.map_draws(base, e, t, x_t, cond)
-    flat = x1.reshape(batch * n, *x1.shape[2:])
-    rewards = reward(flat if decode is None else decode(flat), posterior.repeat(cond, n))
-    return rewards.reshape(batch, n).astype(jnp.promote_types(x_t.dtype, jnp.float32))
-
-  rewards, pull_back = jax.vjp(rewards_at, x_t)
-  shifts = log_mean_of_others(rewards) if shift == "auto" else float(shift)
-  weights = jnp.exp(jnp.minimum(rewards - shifts, LOG_WEIGHT_MAX))
-  (gradient,) = pull_back(weights / n)
-  return jax.lax.stop_gradient((weights.mean(1), gradient, rewards))
+  sampling = value.Sampling(draws=e.shape[1], decode=decode)
+  evaluate = value.evaluator(base, t, x_t, reward, cond, sampling)
+  _, rewards, gradients = value.with_gradients(evaluate, e, x_t)
+  valid = sums.sound(rewards)
+  usable = jnp.where(valid, rewards, -jnp.inf)
+  shifts = log_mean_of_others(usable) if shift == "auto" else float(shift)
+  weights = jnp.exp(jnp.minimum(usable - shifts, LOG_WEIGHT_MAX))
+  weights = jnp.where(usable > -jnp.inf, weights, 0.0)
+  count = jnp.maximum(valid.sum(1), 1)
+  gradient = (expand_like(weights, gradients) * gradients).sum(1) / expand_like(count, x_t)
+  return jax.lax.stop_gradient((weights.sum(1) / count, gradient, jnp.where(valid, rewards, jnp.nan)))
 
 
 def log_mean_of_others(rewards: Array) -> Array:

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from mfm_jax import checks
-from mfm_jax.models import layers, mlp, vit
+from mfm_jax.models import layers, mlp, unet, vit
 from mfm_jax.precondition import GaussianSkip, precondition
 from mfm_jax.types import Array, Cond, PRNGKey, PyTree, Velocity
 
-NETWORKS = ("mlp", "vit")
+NETWORKS = ("mlp", "vit", "unet")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -22,9 +22,10 @@ class ModelConfig:
 
   name: str = "mlp"
   width: int = 128
-  depth: int = 3
-  heads: int = 4  # vit
-  patch: int = 2  # vit
+  depth: int = 3  # blocks; unet: of each resolution, on the way down and again on the way up
+  heads: int = 4  # vit, unet
+  patch: int = 2  # vit, unet
+  multipliers: tuple[int, ...] = (1, 2)  # unet: channels over width, finest resolution first
   precondition: bool = True  # the Gaussian skip of MATH 9
   learned_weight: bool = False  # log-variance of the loss, W(s, u, t)
   dtype: str = "float32"  # of the computation; parameters are float32
@@ -36,6 +37,20 @@ class ModelConfig:
       checks.at_least(f"model.{name}", getattr(self, name), 1)
     if self.name == "vit" and self.width % self.heads:
       raise ValueError(f"model.heads must divide model.width; got width {self.width}, heads {self.heads}")
+    if self.name == "unet":
+      self._check_unet()
+
+  def _check_unet(self):
+    checks.at_least("the number of model.multipliers", len(self.multipliers), 1)
+    for multiplier in self.multipliers:
+      checks.at_least("model.multipliers", multiplier, 1)
+    if self.width % unet.GROUPS:
+      raise ValueError(f"model.width must be a multiple of {unet.GROUPS} for a unet; got {self.width}")
+    coarsest = self.width * self.multipliers[-1]
+    if coarsest % self.heads:
+      raise ValueError(
+        f"model.heads must divide the channels of the coarsest resolution; got {coarsest}, heads {self.heads}"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +86,9 @@ def build(
     skip: the Gaussian skip, used where config.precondition.
 
   Raises:
-    ValueError: a vit for examples that are not images, or whose sides the patch does not divide; guidance
-      without labels. The velocity raises for a key of cond that is no input of the network.
+    ValueError: a vit or unet for examples that are not images, or whose sides the patch, and for a unet the
+      halvings, do not divide; guidance without labels. The velocity raises for a key of cond that is no input
+      of the network.
   """
   if guided and not num_classes:
     raise ValueError(f"a guidance scale needs labelled data; got guided={guided}, num_classes={num_classes}")
@@ -84,14 +100,12 @@ def build(
     "guided": guided,
     "dtype": dtype,
   }
-  if config.name == "vit":
-    if len(shape) != 3:
-      raise ValueError(f"model.name=vit needs images (H, W, C); got examples of shape {shape}")
-    if shape[0] % config.patch or shape[1] % config.patch:
-      raise ValueError(f"model.patch must divide the image; got patch {config.patch}, examples of {shape}")
-    net: nn.Module = vit.ViT(heads=config.heads, patch=config.patch, **common)
+  if config.name == "mlp":
+    net: nn.Module = mlp.MLP(**common)
   else:
-    net = mlp.MLP(**common)
+    _check_image(config, shape)
+    common |= {"heads": config.heads, "patch": config.patch}
+    net = vit.ViT(**common) if config.name == "vit" else unet.UNet(multipliers=config.multipliers, **common)
   log_weight = layers.LogWeight()
   inputs = ("label",) * bool(num_classes) + ("guidance",) * guided
 
@@ -125,3 +139,16 @@ def build(
     log_weight=log_weight_of if config.learned_weight else None,
     loss_weight=skip.loss_weight if config.precondition else None,
   )
+
+
+def _check_image(config: ModelConfig, shape: tuple[int, ...]) -> None:
+  if len(shape) != 3:
+    raise ValueError(f"model.name={config.name} needs images (H, W, C); got examples of shape {shape}")
+  if shape[0] % config.patch or shape[1] % config.patch:
+    raise ValueError(f"model.patch must divide the image; got patch {config.patch}, examples of {shape}")
+  factor = config.patch * 2 ** (len(config.multipliers) - 1)
+  if config.name == "unet" and (shape[0] % factor or shape[1] % factor):
+    raise ValueError(
+      f"model.patch times 2 for every multiplier but the first must divide the image; got {factor}, "
+      f"examples of {shape}"
+    )

@@ -73,6 +73,10 @@ def _sobol(key: PRNGKey, contexts: int, draws: int, size: int) -> Array:
   net = qmc.Sobol(size, scramble=True, bits=32, rng=_SOBOL_SEED).random_base2(max(draws - 1, 0).bit_length())
   points = jnp.asarray((net[:draws] * 2.0**32).astype(np.uint32))
   shift = jax.random.bits(key, (contexts, 1, size), jnp.uint32)
-  # The centres of 2^24 cells, which float32 holds: never 0 or 1, where the quantile is infinite.
-  cells = (points[None] ^ shift) >> 8
-  return jax.scipy.special.ndtri((cells.astype(jnp.float32) + 0.5) * 2.0**-24)
+  return _quantile(points[None] ^ shift)
+
+
+def _quantile(bits: Array) -> Array:
+  """Standard normals at uint32 points of [0, 2^32)."""
+  # The centres of 2^23 cells, all of which float32 holds: never 0 or 1, where the quantile is infinite.
+  return jax.scipy.special.ndtri(((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-23)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mfm_jax import checks
+from mfm_jax.steering import sums
 from mfm_jax.types import Array, Cond, Decode, PRNGKey, Reward, expand_like
 
 
@@ -64,7 +65,7 @@ def best_of_n(
       the same stream. One more sample a group is alive for each.
 
   Returns:
-    (B, ...) and {"reward": (B,), "invalid": int32 (n, B), 1 where a candidate's reward is NaN or infinite},
+    (B, ...) and {"reward": (B,), "invalid": int32 (n, B), 1 where a candidate's reward is NaN or +inf},
     with milestones also {"milestones": {"x1": (len, B, ...), "reward": (len, B)}}. A candidate whose reward
     is not finite is never chosen over one whose reward is; where none is, the reward is NaN.
 
@@ -85,7 +86,7 @@ def best_of_n(
     best = better(best, x, score(rewards.astype(best.score.dtype)))
     early = i < ends
     kept = jax.tree.map(lambda new, old: jnp.where(expand_like(early, old), new[None], old), best, kept)
-    return (best, kept), (~jnp.isfinite(rewards)).astype(jnp.int32)
+    return (best, kept), (~sums.sound(rewards)).astype(jnp.int32)
 
   start = nothing(like, batch)
   kept = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], len(milestones), axis=0), start)

@@ -60,12 +60,11 @@ def cost(
   checks.one_of("method", method, METHODS)
   checks.at_least("steps", steps, 1)
   checks.at_least("evaluations", evaluations, 1)
-  if method in DRAWING and (method, twist) != ("smc", "dps"):
-    checks.at_least("draws", draws, 1)
+  checks.one_of("twist", twist, GUIDES)
+  checks.at_least("draws", draws, min(least_draws(method, twist), 1))
   if guided is not None:
     checks.in_interval("guided", guided, 0, steps)
   if method == "smc":
-    checks.one_of("twist", twist, GUIDES)
     own = cost(twist, steps=steps, draws=draws, guided=guided, evaluations=evaluations)
     return dataclasses.replace(own, reward_calls=own.reward_calls + 1)
   if method == "search":
@@ -85,6 +84,13 @@ def cost(
     method,
     Cost(forwards=forwards, backwards=every * evaluations, reward_calls=every, reward_backwards=every),
   )
+
+
+def least_draws(method: str, twist: str = "mfm_gf") -> int:
+  """The smallest number of draws: 2 where a gradient is their spread, 0 for methods without draws."""
+  if method == "smc":
+    return least_draws(twist)
+  return {"mfm_gf": 2, "hybrid": 2, "mfm_g": 1, "best_of_n": 1, "search": 1}.get(method, 0)
 
 
 def draws_for(method: str, nfe: int, *, steps: int, **how) -> int:

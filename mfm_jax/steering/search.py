@@ -7,6 +7,7 @@ from mfm_jax import checks
 from mfm_jax.interpolants import CLIP, Interpolant, interpolate
 from mfm_jax.sampling import posterior
 from mfm_jax.sampling.integrators import check_times, draw_noise, step_noise
+from mfm_jax.steering import sums, value
 from mfm_jax.steering.best_of_n import Best, better, nothing, score
 from mfm_jax.types import Array, Cond, Decode, PRNGKey, Reward, Velocity, expand_like
 
@@ -65,7 +66,7 @@ def search(
       "reward": (samples,), of these.
       "best": {"x1", "reward"}, of all draws of all steps; at least as good.
       "rewards": (K, B), of the best draw of each particle at times[:-1].
-      "invalid": int32 (K, B), how many draws have a reward that is NaN or infinite. They are never chosen
+      "invalid": int32 (K, B), how many draws have a reward that is NaN or +inf. They are never chosen
         over one of finite reward; where there was none of those, a reward above is NaN.
       "evaluations": K N of the velocity for the whole batch.
       "path": (K + 1, B, ...), with `keep`.
@@ -76,9 +77,7 @@ def search(
       shape; neither key nor noise.
   """
   checks.at_least("particles", particles, 1)
-  checks.at_least("draws", draws, 1)
-  if chunk is not None:
-    checks.at_least("chunk", chunk, 1)
+  sampling = value.Sampling(draws=draws, chunk=chunk, decode=decode)
   checks.one_of("selection", selection, SELECTIONS)
   checks.one_of("transition", transition, TRANSITIONS)
   if len(x) % particles:
@@ -99,18 +98,15 @@ def search(
     is_key = jnp.issubdtype(source.dtype, jax.dtypes.prng_key)
     key, e = (source, None) if is_key else (None, source)
 
+    evaluate = value.evaluator(velocity, t, x, reward, cond, sampling)
+
     def consume(carry, e):
       best, invalid = carry
-      x1 = posterior.map_draws(velocity, e, t, x, cond)
-      batch, n = x1.shape[:2]
-      flat = x1.reshape(batch * n, *x1.shape[2:])
-      rewards = reward(flat if decode is None else decode(flat), posterior.repeat(cond, n))
-      checks.shape("reward(x)", rewards, (batch * n,))
-      rewards = rewards.reshape(batch, n).astype(best.score.dtype)
-      scores, rows = score(rewards), jnp.arange(batch)
+      x1, rewards = evaluate(e, x)
+      scores, rows = score(rewards), jnp.arange(len(x))
       chosen = scores.argmax(1)
       best = better(best, x1[rows, chosen].astype(x.dtype), scores[rows, chosen])
-      return (best, invalid + (~jnp.isfinite(rewards)).sum(1, dtype=jnp.int32)), None
+      return (best, invalid + (~sums.sound(rewards)).sum(1, dtype=jnp.int32)), None
 
     source = posterior.noise_source(key, e, t, x, draws=draws)
     start = nothing(x, len(x)), jnp.zeros(len(x), jnp.int32)

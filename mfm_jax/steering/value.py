@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
   """An estimate of V at each of B states; each (B,)."""
 
   value: Array  # logsumexp r - log N; biased low, by about standard_error^2 / 2
-  standard_error: Array  # of the value, by the delta method; infinite for a single draw
+  standard_error: Array  # of the value, for independent draws, by the delta method; infinite for one
   ess: Array  # effective sample size of the softmax weights, 1 to N
   invalid: Array  # int32, draws left out: reward NaN or +inf or, for MFM-G, a gradient that is not finite
 
@@ -48,12 +48,14 @@ class Sampling:
       itself, batch x N x example, at once.
     decode: model space -> data space; None where they are the same.
     jackknife: number of groups of the bias correction of gradients, a divisor of draws; 1 is the paper's
-      estimate.
+      estimate, and the only one for schemes other than "independent": it takes groups that do not know of
+      each other.
     sharding: of rows of the flattened batch x chunk evaluations, to split the draws over a mesh; None leaves
       it to the compiler.
 
   Raises:
-    ValueError: draws, chunk or jackknife < 1, jackknife that does not divide draws, an unknown scheme.
+    ValueError: draws, chunk or jackknife < 1, jackknife that does not divide draws or is not 1 for dependent
+      ones, an unknown scheme.
   """
 
   draws: int
@@ -69,6 +71,10 @@ class Sampling:
       checks.at_least("chunk", self.chunk, 1)
     checks.one_of("scheme", self.scheme, noise.SCHEMES)
     checks.at_least("jackknife", self.jackknife, 1)
+    if self.jackknife > 1 and self.scheme != "independent":
+      raise ValueError(
+        f"jackknife must be 1 for draws that depend on each other; got {self.jackknife}, scheme={self.scheme}"
+      )
     if self.draws % self.jackknife:
       raise ValueError(f"jackknife must divide draws; got jackknife={self.jackknife}, draws={self.draws}")
 
@@ -99,7 +105,7 @@ def estimate_value(
     ValueError: shapes that disagree; neither key nor noise; what `Sampling` refuses.
   """
   sampling = Sampling(**sampling)
-  evaluate = _evaluator(velocity, t, x_t, reward, cond, sampling)
+  evaluate = evaluator(velocity, t, x_t, reward, cond, sampling)
 
   def consume(total, e):
     _, rewards = evaluate(e, x_t)
@@ -136,7 +142,7 @@ def value_and_grad_gf(
   """
   sampling = Sampling(**sampling)
   checks.at_least("draws", sampling.draws, 2)
-  evaluate = _evaluator(velocity, t, x_t, reward, cond, sampling)
+  evaluate = evaluator(velocity, t, x_t, reward, cond, sampling)
 
   def consume(carry, e):
     return _add_gf(carry, *evaluate(e, x_t), x_t), None
@@ -169,10 +175,10 @@ def value_and_grad_g(
     The estimate of V and its gradient (B, ...) like x_t, exact without a jackknife.
   """
   sampling = Sampling(**sampling)
-  evaluate = _evaluator(velocity, t, x_t, reward, cond, sampling)
+  evaluate = evaluator(velocity, t, x_t, reward, cond, sampling)
 
   def consume(carry, e):
-    _, rewards, gradients = _with_gradients(evaluate, e, x_t)
+    _, rewards, gradients = with_gradients(evaluate, e, x_t)
     return _add_g(carry, rewards, gradients), None
 
   total, weighted = _over_groups(consume, _start(x_t, 1), key, t, x_t, noise, sampling)
@@ -199,7 +205,8 @@ def value_and_grad_hybrid(
   is, with F, G, C the variances and the covariance of the two,
       (F - C) / (F + G - 2 C)
   by the jackknife, averaged over the batch (one state's own draws say too little: with fewer than some 30
-  states of one time give `weight`). The states of a batch thereby depend on each other a little.
+  states of one time give `weight`). The states of a batch thereby depend on each other a little. For schemes
+  other than "independent" F, G and C are those of independent draws, which weigh the two well all the same.
 
   Args and errors as `value_and_grad_gf`, with
     weight: of MFM-G, in [0, 1]; None for the one above, the same for the whole batch.
@@ -221,21 +228,56 @@ def value_and_grad_hybrid(
     groups = largest_divisor(sampling.draws, VARIANCE_GROUPS)
     if groups == 1 and weight is None:
       groups = sampling.draws
-  evaluate = _evaluator(velocity, t, x_t, reward, cond, sampling)
+  evaluate = evaluator(velocity, t, x_t, reward, cond, sampling)
 
   def consume(carry, e):
     gf, g = carry
-    x1, rewards, gradients = _with_gradients(evaluate, e, x_t)
+    x1, rewards, gradients = with_gradients(evaluate, e, x_t)
     return (_add_gf(gf, x1, rewards, x_t), _add_g(g, rewards, gradients)), None
 
-  split = dataclasses.replace(sampling, jackknife=groups)
   carry = _start(x_t, 2), _start(x_t, 1)
-  (total, *means), (_, weighted) = _over_groups(consume, carry, key, t, x_t, noise, split)
+  out = _over_groups(consume, carry, key, t, x_t, noise, sampling, groups)
+  (total, *means), (_, weighted) = out
   gf, g = _gf(total, *means, interpolant, t), sums.weighted_means(weighted, total)
   share = _least_variance(gf[1], g[1]) if weight is None else weight
   both = [estimate[0] if sampling.jackknife == 1 else sums.corrected(*estimate) for estimate in (gf, g)]
   gradient = share * both[1] + (1.0 - share) * both[0]
   return _finish(total, sampling), gradient.astype(x_t.dtype), jnp.full(x_t.shape[:1], share)
+
+
+def evaluator(
+  velocity: Velocity, t: Array, x_t: Array, reward: Reward, cond: Cond, sampling: Sampling
+) -> Callable[[Array, Array], tuple[Array, Array]]:
+  """(e (B, n, ...), x) -> draws x1 (B, n, ...) and their rewards (B, n), in float32 at least.
+
+  x is x_t (B, ...), or (B, n, ...) with one copy for each draw: what is to be differentiated. The draws are
+  those of e, whatever their number in `sampling`. Raises a ValueError for rewards of another shape.
+  """
+
+  def evaluate(e: Array, x: Array) -> tuple[Array, Array]:
+    batch, n = e.shape[:2]
+    repeated = posterior.repeat((t, cond), n)
+    states = posterior.repeat(x, n) if x.ndim < e.ndim else x.reshape(batch * n, *x.shape[2:])
+    flat, states, (times, conds) = _constrain((e.reshape(states.shape), states, repeated), sampling.sharding)
+    x1 = flow_map.posterior_map(velocity, flat, times, states, conds)
+    rewards = reward(x1 if sampling.decode is None else sampling.decode(x1), conds)
+    checks.shape("reward(x)", rewards, (batch * n,))
+    return x1.reshape(e.shape), rewards.reshape(batch, n).astype(sums.reward_dtype(x_t))
+
+  return evaluate
+
+
+def with_gradients(evaluate, e: Array, x_t: Array) -> tuple[Array, Array, Array]:
+  """x1, r and grad_{x_t} r of each draw, (B, n, ...); r is NaN where the gradient is not finite.
+
+  A gradient for each draw, not their sum: a draw that is left out must not reach the others'.
+  """
+  copies = jnp.broadcast_to(x_t[:, None], e.shape)
+  rewards, pull_back, x1 = jax.vjp(lambda x: evaluate(e, x)[::-1], copies, has_aux=True)
+  (gradients,) = pull_back(jnp.ones_like(rewards))
+  broken = ~jnp.isfinite(gradients).reshape(*rewards.shape, -1).all(-1)
+  gradients = jnp.where(expand_like(broken, gradients), 0.0, gradients)
+  return x1, jnp.where(broken & jnp.isfinite(rewards), jnp.nan, rewards), gradients
 
 
 def largest_divisor(n: int, limit: int) -> int:
@@ -253,37 +295,8 @@ def _least_variance(left_gf: Array, left_g: Array) -> Array:
   return jnp.clip(jnp.where(jnp.isfinite(share), share, 0.0), 0.0, 1.0)
 
 
-def _evaluator(velocity, t, x_t, reward, cond, sampling: Sampling) -> Callable:
-  """(e (B, n, ...), x) -> x1 (B, n, ...) and r(x1) (B, n), in float32 at least.
-
-  x is x_t (B, ...), or (B, n, ...) with one copy for each draw, to be differentiated.
-  """
-
-  def evaluate(e: Array, x: Array) -> tuple[Array, Array]:
-    batch, n = e.shape[:2]
-    repeated = posterior.repeat((t, cond), n)
-    states = posterior.repeat(x, n) if x.ndim < e.ndim else x.reshape(batch * n, *x.shape[2:])
-    flat, states, (times, conds) = _constrain((e.reshape(states.shape), states, repeated), sampling.sharding)
-    x1 = flow_map.posterior_map(velocity, flat, times, states, conds)
-    rewards = reward(x1 if sampling.decode is None else sampling.decode(x1), conds)
-    checks.shape("reward(x)", rewards, (batch * n,))
-    return x1.reshape(e.shape), rewards.reshape(batch, n).astype(sums.reward_dtype(x_t))
-
-  return evaluate
-
-
 def _constrain(tree, sharding):
   return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
-
-
-def _with_gradients(evaluate, e: Array, x_t: Array) -> tuple[Array, Array, Array]:
-  """x1, r and grad_{x_t} r of each draw: a draw that is left out must not reach the others' gradient."""
-  copies = jnp.broadcast_to(x_t[:, None], e.shape)
-  rewards, pull_back, x1 = jax.vjp(lambda x: evaluate(e, x)[::-1], copies, has_aux=True)
-  (gradients,) = pull_back(jnp.ones_like(rewards))
-  broken = ~jnp.isfinite(gradients).reshape(*rewards.shape, -1).all(-1)
-  gradients = jnp.where(expand_like(broken, gradients), 0.0, gradients)
-  return x1, jnp.where(broken & jnp.isfinite(rewards), jnp.nan, rewards), gradients
 
 
 def _start(x_t: Array, count: int) -> tuple:
@@ -318,8 +331,11 @@ def _gf(total: sums.Sums, weighted: Array, plain: Array, interpolant: Interpolan
   return gain * whole, gain[None] * left_out
 
 
-def _over_groups(consume, carry, key, t, x_t, recorded, sampling: Sampling):
-  """`posterior.over_chunks` for each group of draws: their last carries, leaves (groups, B, ...)."""
+def _over_groups(consume, carry, key, t, x_t, recorded, sampling: Sampling, groups: int = 0):
+  """`posterior.over_chunks` for each group of draws: their last carries, leaves (groups, B, ...).
+
+  The groups are those of the jackknife, or `groups` of equal size.
+  """
   if recorded is None and key is not None and sampling.scheme != "independent":
     recorded = noise.normals(key, x_t, draws=sampling.draws, scheme=sampling.scheme)
   source = posterior.noise_source(key, recorded, t, x_t, draws=sampling.draws)
@@ -327,7 +343,8 @@ def _over_groups(consume, carry, key, t, x_t, recorded, sampling: Sampling):
   def group(_, source):
     return None, posterior.over_chunks(consume, carry, source, x_t, chunk=sampling.chunk)[0]
 
-  return jax.lax.scan(group, None, source.reshape(sampling.jackknife, -1, *source.shape[1:]))[1]
+  split = source.reshape(groups or sampling.jackknife, -1, *source.shape[1:])
+  return jax.lax.scan(group, None, split)[1]
 
 
 def _finish(groups: sums.Sums, sampling: Sampling) -> Estimate:

@@ -1,4 +1,4 @@
-"""Runs a benchmark in a folder: trains what is missing, measures row by row, and goes on where it stopped."""
+"""Runs a benchmark in a folder: trains what is missing, measures, and goes on where it stopped."""
 
 import dataclasses
 import json
@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from mfm_jax.training import comparison, inverse, subject, variance
-from mfm_jax.training.benchmark_config import BenchmarkConfig, least_draws
+from mfm_jax.data import datasets
+from mfm_jax.steering import cost
+from mfm_jax.training import comparison, folder, inverse, subject, variance
+from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.classifier import train_classifier
-from mfm_jax.training.config import differences, to_dict
+from mfm_jax.training.config import RunConfig, differences, to_dict
 from mfm_jax.training.loop import train
-from mfm_jax.training.run import load_run
+from mfm_jax.training.run import Run, load_run, parts
 from mfm_jax.training.steer_config import RewardConfig, SteerConfig
 from mfm_jax.training.steer_report import table
+from mfm_jax.training.steered import NotFiniteError
 from mfm_jax.training.subject import Subject
 from mfm_jax.viz import style
 from mfm_jax.viz.benchmark import error_curves
@@ -39,7 +42,7 @@ def benchmark(
     ema: average of the run's parameters, "" for the longest.
 
   Returns:
-    The content of benchmark.json: kind, rows, floor, config, and the run's parameters' hash.
+    The content of benchmark.json: kind, rows, floor, config, and the hashes of run and classifiers.
 
   Raises:
     ValueError: no run to measure, or two; a folder with rows of another configuration or run; what the parts
@@ -50,43 +53,79 @@ def benchmark(
     raise ValueError(f"--run and --oracle exclude each other; got --run={run} with --oracle")
   if not (run or oracle or config.run):
     raise ValueError("a benchmark without config.run needs --run or --oracle; got neither")
-  if oracle and config.kind == "inverse":
-    raise ValueError("--oracle must be absent for kind=inverse, which needs images; got --oracle")
+  if oracle and (config.kind == "inverse" or ema):
+    raise ValueError(
+      f"--oracle must be absent for kind=inverse and with --ema; got {config.kind}, --ema={ema}"
+    )
+  trained_here = not (run or oracle)
   if oracle:
     config = dataclasses.replace(config, steer=dataclasses.replace(config.steer, teacher="oracle"))
-    what = subject.from_oracle(config.steer)
-  else:
-    if not run:
-      run = str(workdir / RUN)
-      train(config.run, run)
-    what = subject.from_run(load_run(run, ema=ema), glass_steps=config.steer.glass_steps)
+  if config.classifier is not None:
+    config = _with_classifier(config, str(workdir / CLASSIFIER))
+  ledger = _Ledger(workdir, config)
+  if trained_here:
+    run = str(workdir / RUN)
+    _check(config, _subject(config, _untrained(config.run, workdir / RUN)), trained=False)
+    train(config.run, run)
+  what = subject.from_oracle(config.steer) if oracle else _subject(config, load_run(run, ema=ema))
+  _check(config, what, trained=False)
   if config.classifier is not None:
     train_classifier(config.classifier, workdir / CLASSIFIER)
-    config = _with_classifier(config, str(workdir / CLASSIFIER))
-  ledger = _Ledger(workdir, config, "oracle" if oracle else what.run.sha256)
+  _check(config, what, trained=True)
+  ledger.identify("oracle" if oracle else what.run.sha256, config.steer.classifiers)
   return {"steering": _steering, "variance": _variance, "inverse": _inverse}[config.kind](
     config, what, ledger
   )
 
 
+def _subject(config: BenchmarkConfig, run: Run) -> Subject:
+  own = config.steer
+  return subject.from_run(run, glass_steps=own.glass_steps, oracle_drift=own.oracle_drift)
+
+
+def _untrained(config: RunConfig, workdir: pathlib.Path) -> Run:
+  """The run that a configuration will be, to be checked before it is trained."""
+  mixture = config.mixture.build() if config.data.name == "mixture" else None
+  info = folder.data_info(datasets.load(config.data, mixture))
+  known = {"workdir": workdir, "config": config, "info": info, "parts": parts(config, info)}
+  return Run(**known, step=0, ema="", params={}, sha256="")
+
+
+def _check(config: BenchmarkConfig, what: Subject, *, trained: bool) -> None:
+  """What can be known before anything is measured; without `trained` also before anything is trained."""
+  if config.kind == "inverse":
+    inverse.images(what, config.inverse)
+  elif config.kind == "steering":
+    # A classifier that is still to be trained is differentiable, and gives one number a sample.
+    known = trained or config.classifier is None
+    reward = config.steer.build_reward() if known else lambda x, cond: x.reshape(len(x), -1).sum(1)
+    for method in config.steer.methods:
+      draws = max(config.draws) if method in cost.DRAWING else 0
+      subject.check(what, reward, _with_draws(config.steer, config.steer.sampler, method, draws))
+
+
 class _Ledger:
   """benchmark.json: the rows so far, each found by what tells it apart."""
 
-  def __init__(self, workdir: pathlib.Path, config: BenchmarkConfig, identity: str):
+  def __init__(self, workdir: pathlib.Path, config: BenchmarkConfig):
     self.path = workdir / RESULT
-    self.content = {"kind": config.kind, "parameters": identity, "config": to_dict(config), "rows": []}
+    self.content = {"kind": config.kind, "config": to_dict(config), "rows": []}
     if self.path.exists():
       old = json.loads(self.path.read_text())
-      changed = [
-        line
-        for name in ("parameters", "config")
-        for line in differences({name: old[name]}, {name: self.content[name]}, "benchmark")
-      ]
-      if changed:
-        raise ValueError(f"{self.path} is of another benchmark; got {'; '.join(changed)}")
+      self._same(differences(old["config"], self.content["config"]))
       self.content = old
       if old["rows"]:
         print(f"going on with {self.path}: {len(old['rows'])} rows", flush=True)
+
+  def identify(self, parameters: str, classifiers: str) -> None:
+    """Says whose rows they are: of which parameters, of the run and of the classifiers in the reward."""
+    for name, identity in (("parameters", parameters), ("classifiers", classifiers)):
+      old = self.content.setdefault(name, identity)
+      self._same(differences({name: old}, {name: identity}, "of the run"))
+
+  def _same(self, changed: list[str]) -> None:
+    if changed:
+      raise ValueError(f"{self.path} is of another benchmark; got {'; '.join(changed)}")
 
   @property
   def rows(self) -> list[Row]:
@@ -107,52 +146,54 @@ class _Ledger:
 
 def _steering(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, Any]:
   reward = config.steer.build_reward()
-  subject.check(what, reward, config.steer)
   assess = comparison.assessor(what, config.steer, reward)
   reference: dict[str, dict[int, np.ndarray]] = {}
-  for sampler, method, draws in _cases(config):
-    key = {"sampler": sampler, "method": method, "draws": draws[-1]}
+  for sampler, method, draws, steps in _cases(config):
+    key = {"sampler": sampler, "method": method, "draws": draws[-1], "steps_asked": steps}
     if ledger.has(key):
       continue
-    steer = _with_draws(config.steer, sampler or config.steer.sampler, method, draws[-1])
+    steer = _with_draws(config.steer, sampler or config.steer.sampler, method, draws[-1], steps)
     if steer.sampler not in reference:
       reference[steer.sampler] = comparison.base_samples(what, reward, steer)
-    found = comparison.run_method(
-      what, reward, steer, assess, reference[steer.sampler], method, milestones=draws[:-1]
-    )
-    ledger.add(*[{"sampler": sampler, **row} for row, _ in found])
+    base = reference[steer.sampler]
+    try:
+      found = comparison.run_method(what, reward, steer, assess, base, method, milestones=draws[:-1])
+    except NotFiniteError as error:
+      print(f"{method}: {error}", flush=True)
+      ledger.add({**key, "error": str(error)})
+      continue
+    ledger.add(*[{"sampler": sampler, "steps_asked": steps, **row, "error": None} for row, _ in found])
   result = ledger.set(objective=assess.objective, floor=comparison.floor(assess, config.steer))
   for sampler in dict.fromkeys(row["sampler"] for row in ledger.rows):
-    rows = [row for row in ledger.rows if row["sampler"] == sampler]
+    rows = [row for row in ledger.rows if row["sampler"] == sampler and not row["error"]]
     print(text_table(sampler or "search", table(rows)), flush=True)
   if assess.objective != "reward":
     write_atomically(ledger.path.with_name(FIGURE), style.figure_png(_figure(config, result)))
   return result
 
 
-def _cases(config: BenchmarkConfig) -> list[tuple[str, str, tuple[int, ...]]]:
-  """(sampler, method, draws); draws are (0,) for a method without, all at once for Best-of-N, else one."""
+def _cases(config: BenchmarkConfig) -> list[tuple[str, str, tuple[int, ...], int]]:
+  """(sampler, method, draws, steps): all draws at once for Best-of-N, else one; 0 for a method without."""
   cases = []
   for sampler in config.samplers:
     for method in config.steer.methods:
       own = "sde" if method == "smc" else "" if method == "search" else sampler
-      every = tuple(sorted({n for n in config.draws if n >= least_draws(method)}))
-      if method in ("base", "dps"):
-        every = ((0,),)
-      else:
-        every = (every,) if method == "best_of_n" else tuple((n,) for n in every)
-      cases += [(own, method, draws) for draws in every]
+      least = cost.least_draws(method, config.steer.smc.twist)
+      every = tuple(sorted({n for n in config.draws if n >= least})) if least else (0,)
+      groups = (every,) if method == "best_of_n" else tuple((n,) for n in every)
+      steps = config.dps_steps if method == "dps" else (0,)
+      cases += [(own, method, draws, k) for draws in groups for k in steps]
   return list(dict.fromkeys(cases))
 
 
-def _with_draws(config: SteerConfig, sampler: str, method: str, draws: int) -> SteerConfig:
+def _with_draws(config: SteerConfig, sampler: str, method: str, draws: int, steps: int = 0) -> SteerConfig:
   changes: dict[str, Any] = {"sampler": sampler, "methods": (method,)}
-  if draws:
+  if draws or steps:
     own = getattr(config, method)
     if method == "smc":
       own = dataclasses.replace(own, guide=dataclasses.replace(own.guide, draws=draws))
     else:
-      own = dataclasses.replace(own, draws=draws)
+      own = dataclasses.replace(own, draws=draws, steps=steps or own.steps)
     changes[method] = own
   return dataclasses.replace(config, **changes)
 
@@ -163,7 +204,7 @@ def _figure(config: BenchmarkConfig, result: dict[str, Any]):
   for sampler in config.samplers:
     methods = panels.setdefault(sampler.upper(), {})
     for row in result["rows"]:
-      if row["sampler"] in (sampler, ""):
+      if row["sampler"] in (sampler, "") and not row["error"]:
         point = row["draws"], row["nfe"], row[error], row.get(f"{error}_se")
         methods.setdefault(row["method"], []).append(point)
   floor = result["floor"] and result["floor"][error]

@@ -3,7 +3,7 @@
 import dataclasses
 
 from mfm_jax import checks
-from mfm_jax.steering import steer
+from mfm_jax.steering import cost, steer
 from mfm_jax.training.classifier import ClassifierConfig
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.inverse import InverseConfig
@@ -25,6 +25,8 @@ class BenchmarkConfig:
     classifier: of the rewards "classes"; None where these name one themselves, or there are none.
     steer: reward, methods and their settings but for the draws, samples and seeds ("steering").
     draws: N of each method that draws ("steering"); those that need a spread of draws begin at 2.
+    dps_steps: K of DPS, a row each, 0 for that of the comparison ("steering"): with more steps it spends as
+      much as the methods that draw.
     samplers: "ode", "sde" ("steering"). SMC runs with the SDE alone, a search without either, once.
     variance: states, schemes and rewards ("variance").
     inverse: operators and sampler ("inverse").
@@ -35,6 +37,7 @@ class BenchmarkConfig:
   classifier: ClassifierConfig | None = None
   steer: SteerConfig = dataclasses.field(default_factory=SteerConfig)
   draws: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+  dps_steps: tuple[int, ...] = (0,)
   samplers: tuple[str, ...] = ("ode", "sde")
   variance: VarianceConfig = dataclasses.field(default_factory=VarianceConfig)
   inverse: InverseConfig = dataclasses.field(default_factory=InverseConfig)
@@ -47,10 +50,7 @@ class BenchmarkConfig:
     checks.at_least("number of draws", len(self.draws), 1)
     for n in self.draws:
       checks.at_least("draws", n, 1)
+    checks.at_least("number of dps_steps", len(self.dps_steps), 1)
     for method in self.steer.methods:
-      checks.at_least(f"largest draws, for {method}", max(self.draws), least_draws(method))
-
-
-def least_draws(method: str) -> int:
-  """A single draw has no spread, which MFM-GF, the hybrid and SMC's usual twist need."""
-  return 2 if method in ("mfm_gf", "hybrid", "smc") else 1
+      least = cost.least_draws(method, self.steer.smc.twist)
+      checks.at_least(f"largest draws, for {method}", max(self.draws), least)

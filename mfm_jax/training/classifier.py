@@ -149,7 +149,7 @@ def load_classifier(workdir: str | pathlib.Path) -> Classifier:
     restored = checkpoints.restore(fresh)
   if restored is None:
     raise ValueError(f"workdir must hold a finished classifier; got none in {workdir}")
-  params = restored.state.ema[str(EMA)]
+  params = jax.device_get(restored.state.ema[str(EMA)])  # of no device, so that it runs on any
 
   def of_data(x: Array) -> Array:
     checks.shape(f"x of the classifier {workdir}", x, (None, *info.shape))

@@ -30,13 +30,15 @@ class Assessor:
   Attributes:
     tilt: the exact law p_1 exp(r), where it is known.
     judge: a classifier that the reward does not know, and the class weights to be reached.
-    weights: these, (num_classes,), normalised.
+    weights: these, (num_classes,), normalised; None where the samples' law has no known proportions.
+    favoured: weights of the classes in the reward, (num_classes,), normalised, whatever else is in it.
     decode: model space -> data space, in which distances are taken.
   """
 
   tilt: GaussianMixture | None = None
   judge: classes.Judge | None = None
   weights: np.ndarray | None = None
+  favoured: np.ndarray | None = None
   decode: Callable | None = None
 
   @property
@@ -53,6 +55,8 @@ class Assessor:
     groups = None
     if self.judge is not None:
       groups = self.judge.predict(x1)
+      if self.favoured is not None:
+        out["judge_score"] = float(self.favoured[groups].mean())
       if self.weights is not None:
         out["class_l2"] = pmf_l2(classes.class_frequencies(groups, len(self.weights)), self.weights)
     x, base = (np.asarray(array if self.decode is None else self.decode(array)) for array in (x1, base))
@@ -79,15 +83,23 @@ def assessor(subject: Subject, config: SteerConfig, reward: Reward) -> Assessor:
   if run is None or not (run.info.image and run.info.num_classes):
     return Assessor(decode=subject.decode)
   judge = classes.judge_of(datasets.load(run.config.data).train)
-  return Assessor(judge=judge, weights=target_weights(config), decode=subject.decode)
+  return Assessor(
+    judge=judge, weights=target_weights(config), favoured=_class_weights(config), decode=subject.decode
+  )
 
 
 def target_weights(config: SteerConfig) -> np.ndarray | None:
   """The class proportions of a single class reward of weight 1; None for other rewards."""
-  reward = config.reward
-  if reward.name != "classes" or reward.weight != 1.0 or config.more_rewards:
-    return None
-  return np.asarray(reward.classes) / np.sum(reward.classes)
+  alone = config.reward.weight == 1.0 and not config.more_rewards
+  return _class_weights(config) if alone and config.reward.name == "classes" else None
+
+
+def _class_weights(config: SteerConfig) -> np.ndarray | None:
+  """Weights of the classes in the first class reward, normalised; None without one."""
+  for reward in (config.reward, *config.more_rewards):
+    if reward.name == "classes":
+      return np.asarray(reward.classes) / np.sum(reward.classes)
+  return None
 
 
 def compare(
@@ -139,27 +151,28 @@ def run_method(
     milestones: of Best-of-N, numbers of candidates below its own that get a row each from the same stream.
 
   Returns:
-    (row, outcome of the first seed), for the milestones first. A row has name, draws, particles, groups of
-    the jackknife, scheme, scale, effective draws a step, the mean of every figure over the seeds and its
-    standard error (`<figure>_se`, None for one seed), the cost of a sample, rewards left out because they
-    are not finite, seconds a seed without compilation.
+    (row, outcome of the first seed), for the milestones first. A row has the method's name and settings, the
+    scale, effective draws a step, what became of SMC's populations, the mean of every figure over the seeds
+    and its standard error (`<figure>_se`, None for one seed), the cost of a sample, rewards left out because
+    they are not finite, seconds a seed without compilation. docs/cli.md lists the columns.
   """
   spent = config.cost(name)
   print(f"{name}: {config.seeds} x {config.num} samples, {spent.nfe:,} passes each", flush=True)
   method = Method(subject, reward, config, name, num=config.num, keep=keep, milestones=milestones)
-  scale = _tuned(method, assess, next(iter(reference.values())))
+  scale = _tuned(method, assess, next(iter(reference.values())), config.tuning)
   runs = {n: [] for n in (*milestones, method.settings.draws)}  # draws -> outcomes of the seeds
   for seed in _seeds(config):
     whole = method(jax.random.key(seed), scale)
     for n, (x1, rewards) in whole.milestones.items():
-      seconds = whole.seconds * n / method.settings.draws
-      runs[n].append(dataclasses.replace(whole, x1=x1, reward=rewards, found={}, seconds=seconds))
+      seconds, invalid = whole.seconds * n / method.settings.draws, int(whole.found["invalid"][:n].sum())
+      part = {"x1": x1, "reward": rewards, "found": {}, "invalid": invalid, "seconds": seconds}
+      runs[n].append(dataclasses.replace(whole, **part))
     runs[method.settings.draws].append(whole)
   out = []
   for n, outcomes in runs.items():
     figures = []
     for seed, outcome in zip(_seeds(config), outcomes, strict=True):
-      extra = {} if outcome.log_z is None else {"log_z": float(outcome.log_z.mean())}
+      extra = {} if outcome.populations is None else {"log_z": float(outcome.populations["log_z"].mean())}
       found = assess(outcome.x1, reference[seed], seed)
       figures.append({"reward": outcome.mean_reward, **found, **extra})
       shown = f"{assess.objective} {figures[-1][assess.objective]:.4g}"
@@ -171,6 +184,7 @@ def run_method(
       **_settings(config, name, settings),
       "scale": scale,
       "ess": float(np.nanmean(outcomes[0].found["ess"])) if "ess" in outcomes[0].found else None,
+      **_populations(outcomes[0]),
       **_over_seeds(figures),
       **_cost(config.cost(name, n)),
       "invalid": sum(outcome.invalid for outcome in outcomes),
@@ -181,11 +195,21 @@ def run_method(
   return out
 
 
+def _populations(outcome: Outcome) -> dict[str, float | None]:
+  """How SMC's populations fared: least effective share of particles, resamplings; null for other methods."""
+  found = outcome.populations or {}
+  return {
+    "particles_share": float(found["share"].mean()) if found else None,
+    "resampled": float(found["resampled"].mean()) if found else None,
+  }
+
+
 def _settings(config: SteerConfig, name: str, settings: MethodConfig) -> dict[str, Any]:
   """What tells rows of one method apart."""
   particles = {"smc": config.smc.particles, "search": config.search.particles}.get(name)
   gradient = (config.smc.twist if name == "smc" else name) in ("mfm_gf", "mfm_g", "hybrid")
   return {
+    "steps": len(config.times(name)) - 1,
     "draws": settings.draws,
     "particles": particles,
     "jackknife": settings.groups if gradient else None,
@@ -208,8 +232,8 @@ def floor(assess: Assessor, config: SteerConfig) -> Figures | None:
   return _over_seeds(rows)
 
 
-def _tuned(method: Method, assess: Assessor, base: np.ndarray) -> float:
-  """The best of the method's scales on the held-out seed.
+def _tuned(method: Method, assess: Assessor, base: np.ndarray, seeds: int) -> float:
+  """The best of the method's scales by its mean over `seeds` held-out seeds.
 
   Raises:
     ValueError: none of them gives finite samples.
@@ -219,20 +243,25 @@ def _tuned(method: Method, assess: Assessor, base: np.ndarray) -> float:
     return scales[0]
   found, mistake = {}, None
   for scale in scales:
+    values = []
     try:
-      outcome = method(jax.random.key(HELD_OUT), scale)
+      for seed in range(HELD_OUT, HELD_OUT + seeds):
+        outcome = method(jax.random.key(seed), scale)
+        figures = {"reward": outcome.mean_reward, **assess(outcome.x1, base, seed)}
+        values.append(figures[assess.objective])
     except NotFiniteError as error:  # a scale too large for the method drives its samples to infinity
       print(f"{method.name}: scale {scale:g} is left out: {error}", flush=True)
       mistake = error
       continue
-    figures = {"reward": outcome.mean_reward, **assess(outcome.x1, base, HELD_OUT)}
-    found[scale] = figures[assess.objective]
+    found[scale] = float(np.mean(values))
   if not found:
     raise mistake
   best = (max if assess.objective == "reward" else min)(found, key=found.get)
   grid = ", ".join(f"{scale:g}: {found.get(scale, np.nan):.4g}" for scale in scales)
+  edge = " (an end of the grid)" if best in (min(scales), max(scales)) else ""
   print(
-    f"{method.name}: scale {best:g}, the best {assess.objective} on a held-out seed of {grid}", flush=True
+    f"{method.name}: scale {best:g}{edge}, the best {assess.objective} on held-out seeds of {grid}",
+    flush=True,
   )
   return best
 

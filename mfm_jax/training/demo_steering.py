@@ -200,7 +200,7 @@ def _has_path(outcome: Outcome) -> bool:
 
 def _shown_times(config: SteerConfig) -> tuple[np.ndarray, np.ndarray]:
   """Indices into the states of a path, and their times, from the first to the last."""
-  grid = np.asarray(config.times)
+  grid = np.asarray(config.times("base"))
   wanted = np.linspace(grid[0], grid[-1], COLUMNS)
   at = np.unique(np.abs(grid[None] - wanted[:, None]).argmin(1))
   return at, grid[at]

@@ -21,6 +21,7 @@ from mfm_jax.training.finetune_config import FinetuneConfig
 from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.run import Run
 from mfm_jax.training.state import TrainState
+from mfm_jax.training.steered import INVALID_LIMIT
 from mfm_jax.training.step import LossFn
 from mfm_jax.types import Array, Decode, Reward
 from mfm_jax.viz.files import write_atomically
@@ -43,7 +44,7 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
   Raises:
     ValueError: before anything is computed or written, a base without one-step posterior draws, a guidance
       scale that it was not trained with, a reward that does not fit, another base or configuration than the
-      folder's; later as `loop.train`.
+      folder's; later as `loop.train`, and where more than INVALID_LIMIT of the rewards are not finite.
   """
   workdir = pathlib.Path(workdir)
   mesh = sharding.data_mesh()
@@ -60,8 +61,9 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
   dataset = datasets.load(base.config.data, mixture)
   tuned = start(base, config, workdir)
   label = None
-  if base.info.num_classes and not draws.label_dropout:
-    # The null label is not trained; that of the samples is not the whole mixture's tilt.
+  if base.info.num_classes and draws.label_dropout < 1:
+    # Labels, and the guidance scale that goes with them, are what is trained most; their law is not the whole
+    # mixture's tilt.
     label, what = showcase.labels(base, config.eval_num), dataclasses.replace(what, mixture=None)
 
   def evaluation(writer: MetricWriter) -> Panel:
@@ -78,7 +80,8 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     loss=make_loss(base, tuned, config.loss, draws, reward, what.decode),
     batches=loop.batches_of(dataset.train, config, config.seed),
     evaluation=evaluation,
-    sources={"base": base.sha256},
+    sources={"base": base.sha256, "reward": config.steering.classifiers},
+    limits={"invalid": INVALID_LIMIT},
   )
 
 
@@ -155,7 +158,7 @@ class Panel:
     cond = self.tuned.cond(self.label, None, len(x1))
     rewards = self.reward(jnp.asarray(x1) if self.decode is None else self.decode(jnp.asarray(x1)), cond)
     return {
-      "reward": float(rewards.mean()) / self.config.multiplier,
+      "reward": float(np.mean(rewards, where=np.isfinite(rewards))) / self.config.multiplier,
       **self.assess(x1, base, loop.EVAL_SEED),
     }
 

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -85,6 +86,7 @@ def fit(
   batches: Any,
   evaluation: Callable[[MetricWriter], Evaluate],
   sources: dict[str, str],
+  limits: Mapping[str, float] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
   """Trains in a folder whose config.json is written, or goes on there.
 
@@ -97,6 +99,7 @@ def fit(
     batches: of `batches_of`.
     evaluation: writer -> state -> figures, which it writes; those of the last state go into the summary.
     sources: identities of what the training reads beside data, by the key of the configuration that names it.
+    limits: of terms of the loss, in their means over a logging interval; beyond them the run stops.
 
   Returns and raises as `train`.
   """
@@ -125,7 +128,13 @@ def fit(
     try:
       evaluate = evaluation(writer)
       trainer = _Trainer(
-        config=config, mesh=mesh, writer=writer, checkpoints=checkpoints, evaluate=evaluate, meta=sources
+        config=config,
+        mesh=mesh,
+        writer=writer,
+        checkpoints=checkpoints,
+        evaluate=evaluate,
+        meta=sources,
+        limits=limits,
       )
       train_step = step.make_train_step(loss, optimiser, config.seed)
       state, compile_seconds = trainer(train_step, state, batches, window)
@@ -153,6 +162,7 @@ class _Trainer:
   checkpoints: Checkpoints
   evaluate: Evaluate
   meta: dict[str, Any]
+  limits: Mapping[str, float]
 
   def __call__(self, train_step, state: TrainState, batches, window) -> tuple[TrainState, float]:
     """From the state's step to the last: (state, seconds of compilation).
@@ -184,6 +194,9 @@ class _Trainer:
         means = {name: np.mean([values[name] for values in window]) for name in window[0]}
         self.writer.write(now, {f"train/{name}": value for name, value in means.items()})
         self.writer.progress(now, means)
+        for name, limit in self.limits.items():
+          if means[name] > limit:
+            self._stop(f"the mean of {name} must be at most {limit:g}; got {means[name]:g}", now)
         window = []
       if config.eval_every and now % config.eval_every == 0 and not last:
         self.evaluate(state)
@@ -203,14 +216,14 @@ class _Trainer:
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     for name, value in values.items():
       if not np.isfinite(value):
-        self.checkpoints.wait()
-        good = self.checkpoints.steps()
-        where = f"step {good[-1]} in {self.checkpoints.folder}" if good else "none was saved yet"
-        raise ValueError(
-          f"every term of the loss must be finite; got {name} = {value} at step {now}; "
-          f"last good checkpoint: {where}"
-        )
+        self._stop(f"every term of the loss must be finite; got {name} = {value}", now)
     return values
+
+  def _stop(self, reason: str, now: int) -> None:
+    self.checkpoints.wait()
+    good = self.checkpoints.steps()
+    where = f"step {good[-1]} in {self.checkpoints.folder}" if good else "none was saved yet"
+    raise ValueError(f"{reason} at step {now}; last good checkpoint: {where}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,8 +289,8 @@ def _painter(pieces: run.Parts, dataset: Dataset, config: RunConfig) -> pictures
 
 def _check_sources(meta: dict[str, Any], sources: dict[str, str], config: Any) -> None:
   for name, identity in sources.items():
-    if meta[name] != identity:
+    if meta.get(name, "") != identity:
       raise ValueError(
         f"a run must be resumed with the {name} it was started with; got "
-        f"{getattr(config, name)!r} with parameters {identity}, the checkpoint has {meta[name]}"
+        f"{getattr(config, name)!r} with parameters {identity}, the checkpoint has {meta.get(name, '')}"
       )

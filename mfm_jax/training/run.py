@@ -11,7 +11,7 @@ from mfm_jax.interpolants import Interpolant
 from mfm_jax.losses import DrawConfig, Objective
 from mfm_jax.models import Model, build
 from mfm_jax.precondition import GaussianSkip
-from mfm_jax.training import folder, optimizer
+from mfm_jax.training import folder, optimizer, sharding
 from mfm_jax.training.checkpoint import Checkpoints
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.folder import DataInfo
@@ -160,6 +160,9 @@ def load_run(workdir: str | pathlib.Path, *, ema: str = "") -> Run:
     raise ValueError(f"workdir must hold a checkpoint; got none in {workdir}")
   state = restored.state
   params = state.params if ema == "raw" else state.ema[ema]
+  if jax.process_count() == 1:
+    # On all devices, which whatever is split over them must find it on.
+    params = jax.device_put(params, sharding.replicated(sharding.data_mesh()))
   return Run(
     workdir=workdir,
     config=config,

@@ -86,9 +86,11 @@ class MethodConfig:
   """The settings of one method.
 
   Attributes:
+    steps: K; 0 for that of the comparison.
     draws: posterior draws a step, N, or candidates of Best-of-N; 0: as many as MFM-GF's cost buys.
     jackknife: largest number of groups of the bias correction of MFM-GF, MFM-G and their hybrid (see
-      `steering.value`); the largest divisor of `draws` up to it is taken. 1 is the paper's estimate.
+      `steering.value`); the largest divisor of `draws` up to it is taken, and 1, the paper's estimate, for
+      draws that are not independent.
     scheme: joint law of a state's draws, see `sampling.noise`.
     weight: of MFM-G in the hybrid, in [0, 1]; -1 for the one of least variance.
     scales: of the steering term; of several the best on a held-out seed is used, the best by the figure
@@ -97,6 +99,7 @@ class MethodConfig:
     interval: times, first and last, between which there is guidance.
   """
 
+  steps: int = 0
   draws: int = 0
   jackknife: int = 8
   scheme: str = "independent"
@@ -107,8 +110,8 @@ class MethodConfig:
   interval: tuple[float, ...] = (0.0, 1.0)
 
   def __post_init__(self):
-    checks.at_least("draws", self.draws, 0)
-    checks.at_least("jackknife", self.jackknife, 1)
+    for name, least in (("steps", 0), ("draws", 0), ("jackknife", 1)):
+      checks.at_least(name, getattr(self, name), least)
     checks.one_of("scheme", self.scheme, noise.SCHEMES)
     if self.weight != -1.0:
       checks.in_interval("weight", self.weight)
@@ -123,6 +126,8 @@ class MethodConfig:
   @property
   def groups(self) -> int:
     """The number of groups of the bias correction."""
+    if self.scheme != "independent":
+      return 1
     return value.largest_divisor(self.draws, self.jackknife)
 
 
@@ -149,6 +154,11 @@ class SmcConfig:
     checks.at_least("smc.particles", self.particles, 1)
     checks.in_interval("smc.threshold", self.threshold)
     checks.one_of("smc.potential", self.potential, smc.POTENTIALS)
+    if self.guide.interval != (0.0, 1.0):
+      raise ValueError(
+        f"smc.guide.interval must be (0.0, 1.0): a particle needs its value at all times; got "
+        f"{self.guide.interval}"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,8 +205,10 @@ class SteerConfig:
     steps: K.
     start: first time, in (0, 1).
     power: of the time grid, see `times.grid`.
+    oracle_drift: the drift in closed form for a run of a mixture; only its posterior draws are its own.
     glass_steps: Heun steps of GLASS for each posterior draw of a marginal-only run; 0 refuses such a run.
     num: samples of a seed, at least 2.
+    tuning: held-out seeds on which scales are compared.
     seeds: sampling seeds, `seed`, `seed` + 1, ...; figures are their means.
     rows: network evaluations at a time; 0 for as many as there are samples. Bounds the memory.
   """
@@ -218,8 +230,10 @@ class SteerConfig:
   steps: int = 250
   start: float = 1e-3
   power: float = 2.0
+  oracle_drift: bool = False
   glass_steps: int = 0
   num: int = 4096
+  tuning: int = 1
   seeds: int = 1
   seed: int = 0
   rows: int = 0
@@ -231,7 +245,14 @@ class SteerConfig:
     checks.at_least("number of methods", len(self.methods), 1)
     for method in self.methods:
       checks.one_of("method", method, cost.METHODS)
-    for name, least in (("steps", 1), ("num", 2), ("seeds", 1), ("rows", 0), ("glass_steps", 0)):
+    for name, least in (
+      ("steps", 1),
+      ("num", 2),
+      ("tuning", 1),
+      ("seeds", 1),
+      ("rows", 0),
+      ("glass_steps", 0),
+    ):
       checks.at_least(name, getattr(self, name), least)
     checks.in_interval("seed", self.seed, 0, HELD_OUT - self.seeds)
     if not 0 < self.start < 1:
@@ -241,9 +262,11 @@ class SteerConfig:
     checks.at_least("mfm_gf.draws", self.mfm_gf.draws, 2)
     if self.dps.draws:
       raise ValueError(f"dps.draws must be 0: DPS has no posterior draws; got {self.dps.draws}")
-    untouched = dataclasses.replace(self.best_of_n, draws=0)
+    untouched = dataclasses.replace(self.best_of_n, draws=0, steps=0)
     if untouched != MethodConfig():
-      raise ValueError(f"best_of_n may have draws alone: its candidates are not steered; got {untouched}")
+      raise ValueError(
+        f"best_of_n may have draws and steps alone: its candidates are not steered; got {untouched}"
+      )
     if not self.teacher and (self.mixture != MixtureConfig() or self.interpolant != "linear"):
       raise ValueError(
         "mixture and interpolant must be left alone without teacher=oracle: a run has its own; got "
@@ -251,52 +274,54 @@ class SteerConfig:
       )
 
   def settings(self, method: str) -> MethodConfig:
-    """The settings of a method, with its number of draws filled in: at the cost of MFM-GF or below."""
+    """The settings of a method, with its number of draws filled in: at the cost of MFM-GF or below.
+
+    SMC may cost one reward more, that of the end.
+    """
     if method == "base":
       return MethodConfig()
     own = getattr(self, method)
     if method == "smc":
       own = own.guide
     elif method == "search":
-      own = MethodConfig(draws=own.draws)
+      own = MethodConfig(draws=own.draws, steps=own.steps)
     if method == "dps" or own.draws or (method, self.smc.twist) == ("smc", "dps"):
       return own
-    draws = cost.draws_for(method, self.budget, **self._how(method))
-    if method in ("mfm_g", "hybrid") and draws > own.jackknife:
+    budget = cost.cost("mfm_gf", draws=self.mfm_gf.draws, **self._how("mfm_gf")).nfe + (method == "smc")
+    draws = cost.draws_for(method, budget, **self._how(method))
+    if method in ("mfm_g", "hybrid", "smc") and draws > own.jackknife:
       draws -= draws % own.jackknife  # so that the groups of its bias correction are as many as wanted
     return dataclasses.replace(own, draws=draws)
-
-  @property
-  def budget(self) -> int:
-    """The cost of a sample by MFM-GF, NFE."""
-    return cost.cost("mfm_gf", draws=self.mfm_gf.draws, **self._how("mfm_gf")).nfe
 
   def cost(self, method: str, draws: int | None = None) -> cost.Cost:
     """The cost of a sample by a method, with its own number of draws or another."""
     draws = self.settings(method).draws if draws is None else draws
     return cost.cost(method, draws=draws, **self._how(method))
 
+  def times(self, method: str) -> Array:
+    """The K + 1 times of a method; of a search from 0 to 1, of the others from `start`."""
+    if method == "search":
+      return times.grid(self.search.steps or self.steps, power=self.search.power)
+    own = self.smc.guide if method == "smc" else MethodConfig() if method == "base" else getattr(self, method)
+    return times.grid(own.steps or self.steps, start=self.start, power=self.power)
+
   def _how(self, method: str) -> dict[str, Any]:
     """The arguments of `cost.cost` but for the draws."""
-    if method == "search":
-      return {"steps": self.search.steps or self.steps, "particles": self.search.particles} | self._inner
+    starts = np.asarray(self.times(method))[:-1]
+    how: dict[str, Any] = {"steps": len(starts)}
     if method in ("base", "best_of_n"):
-      return {"steps": self.steps}
-    own = self.smc.guide if method == "smc" else getattr(self, method)
-    low, high = own.interval
-    times = np.asarray(self.times)[:-1]
-    guided = int(((low <= times) & (times <= high)).sum())
-    return {"steps": self.steps, "guided": guided, "twist": self.smc.twist} | self._inner
+      return how
+    how["evaluations"] = 2 * self.glass_steps or 1  # a Heun step of GLASS takes two
+    if method == "search":
+      return how | {"particles": self.search.particles}
+    low, high = (self.smc.guide if method == "smc" else getattr(self, method)).interval
+    return how | {"guided": int(((low <= starts) & (starts <= high)).sum()), "twist": self.smc.twist}
 
   @property
-  def _inner(self) -> dict[str, int]:
-    """A Heun step of GLASS takes two evaluations."""
-    return {"evaluations": 2 * self.glass_steps or 1}
-
-  @property
-  def times(self) -> Array:
-    """The K + 1 times of every method but a search."""
-    return times.grid(self.steps, start=self.start, power=self.power)
+  def classifiers(self) -> str:
+    """Identities of the trained classifiers that the rewards read; "" for none."""
+    parts = [part for part in (self.reward, *self.more_rewards) if part.name == "classes"]
+    return ",".join(load_classifier(part.classifier).sha256 for part in parts)
 
   def build_reward(self) -> Reward:
     """The sum of the rewards with their weights.

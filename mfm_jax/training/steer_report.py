@@ -26,6 +26,7 @@ SHOWN = (
   "reward",
   "class_l2",
   "class_l2_se",
+  "judge_score",
   "sw2",
   "sw2_se",
   "mmd2",
@@ -107,6 +108,8 @@ def name(row: dict[str, Any]) -> str:
     parts.append(f"M = {row['particles']}")
   if row["draws"]:
     parts.append(f"N = {row['draws']}")
+  if row["method"] == "dps":
+    parts.append(f"K = {row['steps']}")
   if row["scale"] != 1.0:
     parts.append(f"scale {row['scale']:g}")
   return ", ".join(parts)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mfm_jax import checks, times
+from mfm_jax import checks
 from mfm_jax.rewards import callback
-from mfm_jax.steering import drifts
+from mfm_jax.steering import drifts, sums
 from mfm_jax.steering.best_of_n import best_of_n
 from mfm_jax.steering.search import search
 from mfm_jax.steering.smc import smc
@@ -22,7 +22,7 @@ from mfm_jax.training.steer_config import MethodConfig, SteerConfig
 from mfm_jax.training.subject import BY_DRAWS, Subject
 from mfm_jax.types import Array, PRNGKey, PyTree, Reward
 
-INVALID_LIMIT = 0.01  # share of rewards that may be left out because they are not finite
+INVALID_LIMIT = 0.01  # share of rewards that may be left out because they are NaN or +inf
 
 
 class NotFiniteError(ValueError):
@@ -34,17 +34,19 @@ class Outcome:
   """What one method gave for one seed."""
 
   x1: np.ndarray  # (num, ...), model space
-  reward: np.ndarray  # (num,), NaN where it is not finite
+  reward: np.ndarray  # (num,), NaN where it is NaN or +inf
   found: dict[str, np.ndarray]  # what the guide found at each step, leaves (K, num)
   path: np.ndarray | None  # (K + 1, num, ...)
-  log_z: np.ndarray | None  # SMC: (populations,), log of its estimate of E[exp r]
+  # SMC, (populations,): "log_z", log of the estimate of E[exp r]; "share", least effective share of the
+  # particles at any time; "resampled", how often.
+  populations: dict[str, np.ndarray] | None
   milestones: dict[int, tuple[np.ndarray, np.ndarray]]  # Best-of-N: smaller N -> its x1 and reward
   invalid: int  # rewards that were left out because they are not finite
   seconds: float  # without compilation
 
   @property
   def mean_reward(self) -> float:
-    """Over the samples whose reward is finite."""
+    """Over the samples whose reward is a number; -inf where one is impossible."""
     return float(np.nanmean(self.reward))
 
 
@@ -85,7 +87,8 @@ class Method:
     elif name == "smc":
       self._batch = config.smc.particles * max(self._batch // config.smc.particles, 1)
     self._batch = min(self._batch, num)
-    self._chunk = max(rows // self._batch, 1)
+    particles = config.search.particles if name == "search" else 1
+    self._chunk = max(rows // (self._batch * particles), 1)
     start = time.monotonic()
     sample = {"best_of_n": self._best_of_n, "smc": self._smc, "search": self._search}.get(name, self._steer)
     compiled = functools.partial(sample, keep=keep) if name not in ("best_of_n", "smc", "search") else sample
@@ -118,14 +121,14 @@ class Method:
       reward=join("reward", 0),
       found=join("found", 1),
       path=join("path", 1),
-      log_z=join("log_z", 0),
+      populations=join("populations", 0),
       milestones={n: (x1, reward) for n, x1, reward in milestones},
       invalid=0,
       seconds=seconds,
     )
-    invalid = self._check(outcome)
-    finite = np.where(np.isfinite(outcome.reward), outcome.reward, np.nan)
-    return dataclasses.replace(outcome, reward=finite, invalid=invalid)
+    invalid = self._check(outcome, join("lost", 0))
+    sound = np.where(sums.sound(outcome.reward), outcome.reward, np.nan)
+    return dataclasses.replace(outcome, reward=sound, invalid=invalid)
 
   def _guide(self, params: PyTree, name: str, settings: MethodConfig) -> drifts.Guide:
     """The guide of a method, or of SMC's twist."""
@@ -159,7 +162,7 @@ class Method:
     x, info = steer(
       key_path,
       x,
-      self._config.times,
+      self._config.times(self.name),
       guide,
       self._subject.interpolant,
       sampler=self._config.sampler,
@@ -190,7 +193,7 @@ class Method:
     x, info = smc(
       key_path,
       self._noise(key_start, self._batch),
-      config.times,
+      config.times(self.name),
       self._guide(params, config.smc.twist, self.settings),
       subject.interpolant,
       self._reward,
@@ -203,7 +206,15 @@ class Method:
       limit=self.settings.limit,
       decode=subject.decode,
     )
-    return {"x1": x, "reward": self._rewards(x), "found": info["aux"], "log_z": info["log_z"]}
+    share = info["ess"].min(0) / config.smc.particles
+    populations = {"log_z": info["log_z"], "share": share, "resampled": info["resampled"][:-1].sum(0)}
+    return {
+      "x1": x,
+      "reward": self._rewards(x),
+      "found": info["aux"],
+      "lost": info["invalid"][-1],  # at the end, before the resampling that drops them
+      "populations": populations,
+    }
 
   def _search(self, params: PyTree, key: PRNGKey, scale: Array) -> dict[str, Any]:
     del scale
@@ -213,7 +224,7 @@ class Method:
     x, info = search(
       key_path,
       self._noise(key_start, rows),
-      times.grid(own.steps or self._config.steps, power=own.power),
+      self._config.times(self.name),
       subject.draws(params),
       subject.interpolant,
       self._reward,
@@ -237,7 +248,7 @@ class Method:
 
   def _cut(self, part: dict[str, Any], n: int) -> dict[str, Any]:
     """The first n samples of a block."""
-    axes = {"x1": 0, "reward": 0, "found": 1, "path": 1, "milestones": 1}
+    axes = {"x1": 0, "reward": 0, "lost": 0, "found": 1, "path": 1, "milestones": 1}
     return {
       name: jax.tree.map(lambda array, axis=axes[name]: array[(slice(None),) * axis + (slice(n),)], leaf)
       if name in axes
@@ -245,15 +256,19 @@ class Method:
       for name, leaf in part.items()
     }
 
-  def _check(self, outcome: Outcome) -> int:
-    """How many rewards were left out; raises for too many of them, or for a sample that is not finite."""
+  def _check(self, outcome: Outcome, lost: np.ndarray | None) -> int:
+    """How many rewards were left out; raises for too many of them, or for a sample that is not finite.
+
+    `lost` (num,) marks those of the end that are not among the outcome's.
+    """
     for i in np.flatnonzero(~np.isfinite(outcome.x1).reshape(self.num, -1).all(1)):
       got = outcome.x1[i].ravel()[:4]
       raise NotFiniteError(f"a steered sample must be finite; got {got} for sample {i} of {self.name}")
     found = outcome.found.get("invalid")
     found = np.zeros((0, self.num), np.int32) if found is None else found  # a count for each step and sample
     invalid = self._left_out(found, self._calls, "candidate {}" if self.name == "best_of_n" else "step {}")
-    return invalid + self._left_out(~np.isfinite(outcome.reward)[None], 1, "the end")
+    lost = np.zeros(self.num, bool) if lost is None else lost > 0
+    return invalid + self._left_out((lost | ~np.asarray(sums.sound(outcome.reward)))[None], 1, "the end")
 
   def _left_out(self, invalid: np.ndarray, calls: int, where: str) -> int:
     """The sum of `invalid` (K, num), of so many calls each; says so, or raises, with the first of them."""

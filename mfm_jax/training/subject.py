@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mfm_jax import interpolants, oracles
+from mfm_jax import checks, interpolants, oracles
 from mfm_jax.interpolants import Interpolant
 from mfm_jax.rewards import callback, composition
 from mfm_jax.sampling import posterior
-from mfm_jax.steering.cost import DIFFERENTIATING
+from mfm_jax.steering import cost
 from mfm_jax.training.classifier import decode_for
 from mfm_jax.training.run import Run
 from mfm_jax.training.steer_config import SteerConfig
@@ -49,13 +49,24 @@ class Subject:
   mixture: oracles.GaussianMixture | None
 
 
-def from_run(run: Run, *, label: int = -1, guidance: float | None = None, glass_steps: int = 0) -> Subject:
-  """A trained run, under one label (-1: the null label) and a trained guidance scale.
+def from_run(
+  run: Run,
+  *,
+  label: int = -1,
+  guidance: float | None = None,
+  glass_steps: int = 0,
+  oracle_drift: bool = False,
+) -> Subject:
+  """A trained run.
 
-  The posterior draws of a marginal-only run take `glass_steps` steps of GLASS each; with 0 it has none.
+  Args:
+    run: a map, or a marginal-only run.
+    label, guidance: a label (-1: the null label) and a trained guidance scale.
+    glass_steps: of each posterior draw of a marginal-only run; with 0 it has none.
+    oracle_drift: the marginal velocity in closed form, where the law is a known mixture.
 
   Raises:
-    ValueError: a label or scale that the run was not trained with.
+    ValueError: a label or scale that the run was not trained with; oracle_drift where no law is known.
   """
   if label >= 0 or guidance is not None:
     run.cond(None if label < 0 else np.full(1, label), guidance, 1)
@@ -70,17 +81,21 @@ def from_run(run: Run, *, label: int = -1, guidance: float | None = None, glass_
   # Under a label, or a guidance scale, or fine-tuned, the law of the samples is not the mixture.
   whole = label in (-1, run.info.num_classes) and guidance in (None, 1.0) and not run.finetuned
   known = whole and run.config.data.name == "mixture"
+  mixture = run.config.mixture.build() if known else None
+  if oracle_drift and mixture is None:
+    raise ValueError(f"oracle_drift needs a run of a mixture, without label; got {run.workdir}")
+  exact = oracles.as_marginal(mixture, run.interpolant) if oracle_drift else None
   return Subject(
     shape=run.info.shape,
     interpolant=run.interpolant,
     decode=decode_for(run.info),
     cond=cond,
     params=run.params,
-    marginal=run.marginal_of,
+    marginal=run.marginal_of if exact is None else lambda params: exact,
     draws=velocity,
     differentiable=velocity,
     run=run,
-    mixture=run.config.mixture.build() if known else None,
+    mixture=mixture,
   )
 
 
@@ -105,14 +120,17 @@ def check(subject: Subject, reward: Reward, config: SteerConfig) -> None:
   """What can be known before anything is computed.
 
   Raises:
-    ValueError: populations of SMC that do not add up to the samples; a method that needs posterior draws for
-      a marginal-only run, or GLASS for a map; a method that differentiates a reward without gradient; a
-      reward that does not give one real number a sample.
+    ValueError: too few draws; populations of SMC that do not add up to the samples; a method that needs
+      posterior draws for a marginal-only run, or GLASS for a map; a method that differentiates a reward
+      without gradient; a reward that does not give one real number a sample.
   """
   if "smc" in config.methods and config.num % config.smc.particles:
     raise ValueError(
       f"num must be a multiple of smc.particles; got num={config.num}, smc.particles={config.smc.particles}"
     )
+  for method in config.methods:
+    least = cost.least_draws(method, config.smc.twist)
+    checks.at_least(f"draws of {method}", config.settings(method).draws, least)
   used = {method: config.smc.twist if method == "smc" else method for method in config.methods}
   wanting = [method for method, how in used.items() if how in BY_DRAWS]
   if wanting and subject.draws is None:
@@ -125,7 +143,7 @@ def check(subject: Subject, reward: Reward, config: SteerConfig) -> None:
     raise ValueError(
       f"glass_steps must be 0 for a map, whose draws take one evaluation; got {config.glass_steps}"
     )
-  steep = [method for method, how in used.items() if how in DIFFERENTIATING]
+  steep = [method for method, how in used.items() if how in cost.DIFFERENTIATING]
   if steep and not composition.is_differentiable(reward):
     raise ValueError(
       f"methods {' and '.join(steep)} differentiate the reward; got one without gradient, for which there "

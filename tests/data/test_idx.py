@@ -149,6 +149,25 @@ def test_load_idx_by_path_or_environment(tmp_path, monkeypatch):
     datasets.load(DataConfig(name="idx"))
 
 
+def test_pooling_is_the_rounded_mean_of_squares(tmp_path):
+  images = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 1), np.uint8)
+  expected = [
+    [images[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2)) for j in range(3)] for i in range(2)
+  ]
+  np.testing.assert_array_equal(idx.pool_images(images, 2), np.rint(expected).transpose(2, 0, 1, 3))
+  write_folder(tmp_path)
+  pooled = datasets.load(DataConfig(name="idx", path=str(tmp_path), size=8, pool=4, classes=3))
+  assert pooled.shape == (2, 2, 1)
+  with pytest.raises(ValueError, match="pool must divide the image size 8x8; got 3"):
+    datasets.load(DataConfig(name="idx", path=str(tmp_path), size=8, pool=3, classes=3))
+  with pytest.raises(ValueError, match="pool must be at least 1; got 0"):
+    datasets.load(DataConfig(name="idx", path=str(tmp_path), size=8, pool=0, classes=3))
+  with pytest.raises(
+    ValueError, match=r"data\.pool must be 1 for digits: only idx folders are pooled; got 2"
+  ):
+    datasets.load(DataConfig(name="digits", pool=2))
+
+
 def test_load_refuses(tmp_path):
   known = "mixture, digits, idx, tfds/mnist, tfds/cifar10, tfds/imagenet2012"
   with pytest.raises(ValueError, match=rf"data\.name must be one of {known}; got 'cifar'"):

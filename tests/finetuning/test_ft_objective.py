@@ -197,6 +197,27 @@ def test_weights_are_bounded():
   assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("shift", ["auto", "0.3"])
+def test_draws_whose_reward_is_not_finite_are_left_out(shift):
+  """A reward and gradient that are NaN for the last draw of every state: as if there were one draw less."""
+  base, reward, _ = linear_case()
+  drawn = draws_at(jax.random.key(8), jnp.array([0.3, 0.6]), 3)
+  marked = drawn._replace(e=drawn.e.at[:, 2].add(1e3))
+  broken = lambda x, cond: reward(x, cond) + 0.0 * jnp.sqrt(100.0 - x[:, 0])  # noqa: E731
+  objective = FTObjective(shift=shift)
+  marginal = lambda t, x, cond: jnp.sin(x)  # noqa: E731
+  loss, terms = objective(marginal, base, Linear(), marked, broken)
+  np.testing.assert_allclose(terms["invalid"], 1 / 3, rtol=1e-6)
+  if shift != "auto":  # whose factor counts the draws
+    fewer = objective(marginal, base, Linear(), drawn._replace(e=drawn.e[:, :2]), reward)
+    np.testing.assert_allclose(loss, fewer[0], rtol=1e-4)
+    np.testing.assert_allclose(terms["reward"], fewer[1]["reward"], rtol=1e-4)
+  assert np.isfinite(loss).all()
+  none, terms = objective(marginal, base, Linear(), drawn, lambda x, cond: jnp.nan * x[:, 0])
+  np.testing.assert_allclose(none, 0.0, atol=1e-9)
+  np.testing.assert_array_equal(terms["invalid"], 1.0)
+
+
 def test_decode_and_cond_reach_the_reward():
   base, _, _ = linear_case()
   drawn = draws_at(jax.random.key(7), jnp.array([0.3, 0.6]), 3)._replace(label=jnp.array([1, 2]))

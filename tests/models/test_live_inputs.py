@@ -22,7 +22,7 @@ from mfm_jax.training import folder, optimizer, run, step
 from mfm_jax.training.config import RunConfig, from_dict
 
 STEPS, SHARE = 3, 1e-4
-OTHERS = ("common", "steer_", "classifier_")  # no flow maps
+OTHERS = ("benchmark_", "common", "steer_", "classifier_", "finetune_")  # no flow maps
 NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if not m.name.startswith(OTHERS))
 SHAPES = {"mixture": ((2,), 3), "digits": ((8, 8, 1), 10), "idx": ((28, 28, 1), 10)}
 
@@ -37,11 +37,14 @@ def info_of(config):
 
 
 def config_of(name, *, skip, guided):
-  """The smoke form of a shipped configuration, without warm-ups, with one block: they are all alike."""
+  """The smoke form of a shipped configuration, without warm-ups, with one block, or one at each of two
+  resolutions: they are all alike."""
   get_config = importlib.import_module(f"experiments.configs.{name}").get_config
   config = from_dict(RunConfig, get_config("smoke").to_dict())
   changes = {
-    "model": dataclasses.replace(config.model, precondition=skip, depth=1),
+    "model": dataclasses.replace(
+      config.model, precondition=skip, depth=1, multipliers=config.model.multipliers[:2]
+    ),
     "optimizer": dataclasses.replace(config.optimizer, warmup=0),
     "loss": dataclasses.replace(config.loss, warmup=0),
   }

@@ -1,4 +1,4 @@
-"""Both networks as velocities: conditioning, precision, derivatives under jit, lowering for a TPU, errors."""
+"""Every network as a velocity: conditioning, precision, derivatives under jit, lowering for a TPU, errors."""
 
 import functools
 
@@ -14,9 +14,9 @@ from mfm_jax.models import ModelConfig, build
 from mfm_jax.precondition import GaussianSkip, precondition
 
 SKIP = GaussianSkip(interpolant=Linear(), data_std=0.5)
-SHAPES = {"mlp": (3,), "vit": (4, 4, 2)}
+SHAPES = {"mlp": (3,), "vit": (4, 4, 2), "unet": (8, 4, 2)}
 CLASSES, N = 5, 4
-BOTH = pytest.mark.parametrize("name", SHAPES)
+EVERY = pytest.mark.parametrize("name", SHAPES)
 
 
 def model_of(name, *, guided=True, num_classes=CLASSES, **changes):
@@ -48,7 +48,7 @@ def velocity_of(name):
   return jax.jit(model_of(name).velocity(params_of(name)))
 
 
-@BOTH
+@EVERY
 def test_absent_conditioning_is_the_null_label_at_scale_one(name):
   velocity, point = model_of(name).velocity(params_of(name)), inputs(name)
   null, one = jnp.full(N, CLASSES), jnp.ones(N)
@@ -63,7 +63,7 @@ def test_absent_conditioning_is_the_null_label_at_scale_one(name):
   assert jnp.abs(with_label - full).max() > 1e-3
 
 
-@BOTH
+@EVERY
 def test_examples_do_not_mix(name):
   velocity, point, cond = velocity_of(name), inputs(name), conditioning()
   whole = velocity(*point, cond)
@@ -72,7 +72,7 @@ def test_examples_do_not_mix(name):
   np.testing.assert_allclose(shuffled, whole[order], rtol=1e-5, atol=1e-6)
 
 
-@BOTH
+@EVERY
 def test_half_precision_is_in_the_computation_alone(name):
   params, point, cond = params_of(name), inputs(name), conditioning()
   half = model_of(name, dtype="bfloat16")
@@ -82,7 +82,8 @@ def test_half_precision_is_in_the_computation_alone(name):
   exact, rounded = velocity_of(name)(*point, cond), velocity(*point, cond)
   assert rounded.dtype == jnp.float32
   error = jnp.sqrt(jnp.mean((rounded - exact) ** 2) / jnp.mean(exact**2))
-  assert 1e-5 < error < 1e-2  # the bound of bfloat16; above zero, because the computation is in it
+  # The bound of bfloat16; the unet has 12 convolutions in a row. Above zero: the computation is in it.
+  assert 1e-5 < error < (2e-2 if name == "unet" else 1e-2)
   products = [e for e in jaxpr_equations(velocity, *point, cond) if e.primitive.name == "dot_general"]
   assert len(products) > 4
   assert {e.outvars[0].aval.dtype for e in products} <= {jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)}
@@ -101,7 +102,7 @@ def jaxpr_equations(f, *args):
   return walk(jax.make_jaxpr(f)(*args).jaxpr)
 
 
-@BOTH
+@EVERY
 def test_gradient_of_a_time_derivative_is_that_of_finite_differences(name):
   """Reverse mode through forward mode, under jit."""
   params, model = params_of(name), model_of(name)
@@ -132,7 +133,7 @@ def test_gradient_of_a_time_derivative_is_that_of_finite_differences(name):
   np.testing.assert_allclose((ahead - behind) / (2 * h), expected, rtol=0.02, atol=1e-3 * value)
 
 
-@BOTH
+@EVERY
 def test_time_derivatives_are_those_of_finite_differences_and_moderate(name):
   s, u, x, t, x_t = inputs(name)
   velocity, h = velocity_of(name), 1e-2
@@ -150,7 +151,7 @@ def test_time_derivatives_are_those_of_finite_differences_and_moderate(name):
     assert jnp.sqrt(jnp.mean(slope**2)) < 10 * jnp.sqrt(jnp.mean(value**2))
 
 
-@BOTH
+@EVERY
 def test_a_training_gradient_lowers_for_a_tpu(name):
   """With the forward-mode derivative inside, which hand-written attention kernels refuse."""
   model = model_of(name, precondition=True, dtype="bfloat16", learned_weight=True)
@@ -173,7 +174,7 @@ def test_a_training_gradient_lowers_for_a_tpu(name):
     assert "dot_general" in lowered.as_text()
 
 
-@BOTH
+@EVERY
 def test_the_skip_is_around_the_same_network(name):
   params, point, cond = params_of(name), inputs(name), conditioning()
   bare, wrapped = model_of(name), model_of(name, precondition=True)
@@ -213,7 +214,7 @@ def test_the_learned_log_variance_is_that_of_its_parameters():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"name": "unet"}, "model.name must be one of mlp, vit; got 'unet'"),
+    ({"name": "dit"}, "model.name must be one of mlp, vit, unet; got 'dit'"),
     ({"dtype": "float16"}, "model.dtype must be one of float32, bfloat16; got 'float16'"),
     ({"depth": 0}, "model.depth must be at least 1; got 0"),
     ({"name": "vit", "width": 30, "heads": 4}, "model.heads must divide model.width; got width 30, heads 4"),

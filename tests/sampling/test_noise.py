@@ -55,6 +55,11 @@ def test_a_sobol_net_has_one_point_in_every_cell():
     np.testing.assert_array_equal(np.sort(cells, axis=1), np.tile(np.arange(8.0), (20, 1)))
 
 
+def test_the_ends_of_the_sobol_grid_are_finite():
+  ends = noise._quantile(jnp.array([0, 2**32 - 1], jnp.uint32))
+  np.testing.assert_allclose(ends, stats.norm.ppf([2.0**-24, 1 - 2.0**-24]), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("scheme", "share"), [("antithetic", 0.01), ("sobol", 0.5)])
 def test_the_mean_of_the_draws_varies_less(scheme, share):
   independent = draw("independent", 8, 2).mean(1).std()

@@ -235,6 +235,10 @@ def test_draws_are_split_over_the_devices_of_a_mesh():
     (lambda: value.Sampling(draws=0), "draws must be at least 1; got 0"),
     (lambda: value.Sampling(draws=4, jackknife=3), "jackknife must divide draws; got jackknife=3, draws=4"),
     (lambda: value.Sampling(draws=4, scheme="grid"), "scheme must be one of"),
+    (
+      lambda: value.Sampling(draws=4, scheme="sobol", jackknife=4),
+      "jackknife must be 1 for draws that depend on each other; got 4, scheme=sobol",
+    ),
     (lambda: drifts.hybrid(None, Linear(), QUADRATIC, draws=1), "draws must be at least 2; got 1"),
     (
       lambda: drifts.hybrid(None, Linear(), QUADRATIC, draws=2, weight=2.0),

@@ -16,7 +16,14 @@ from mfm_jax.training.run import load_run
 SETTINGS = {
   "gmm": {"steps": 800, "batch_size": 256, "model.width": 32, "model.depth": 2, "data.train_size": 1 << 14},
   "digits": {"steps": 1000},
-  "mnist": {"steps": 2000, "batch_size": 64, "model.width": 96, "model.depth": 3, "model.patch": 8},
+  "mnist": {
+    "steps": 2000,
+    "batch_size": 64,
+    "model.width": 32,
+    "model.depth": 1,
+    "model.patch": 4,
+    "model.multipliers": (1, 2),
+  },
 }
 INPUTS = {"gmm": {"x_t", "t"}, "digits": {"x_t", "t", "label"}, "mnist": {"x_t", "t", "label", "guidance"}}
 

@@ -102,7 +102,7 @@ def test_summary_and_metrics(tuned):
   figures = {"reward", "sw2", "mmd2", "diversity", "distance_to_base"}
   expected = {f"eval/{name}" for name in figures | {"kl"}} | {f"base/{name}" for name in figures}
   assert set(summary) == expected | {"params_sha256", "steps", "seconds", "seconds_compile"}
-  terms = ("loss", "grad_norm", "reward", "weight", "shift", "steering")
+  terms = ("loss", "grad_norm", "reward", "invalid", "weight", "shift", "steering")
   written = {(now, f"train/{name}") for now in (5, 10, 15, 20) for name in terms}
   found = run_case.metrics(tuned)
   assert set(found) == written | {(20, name) for name in expected if name.startswith("eval/")}
@@ -163,6 +163,17 @@ def test_another_base_or_configuration_is_refused(tuned, finished, tmp_path):
     finetune(smoke(finished), finished)
   with pytest.raises(ValueError, match="must be the folder of a run; got that of a fine-tuned run"):
     loop.train(run_case.smoke(), tuned)
+
+
+def test_many_rewards_that_are_not_finite_stop_it(finished, tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    FinetuneConfig, "build_reward", lambda self: lambda x, cond: jnp.where(x[:, 0] > 2.0, jnp.nan, x[:, 0])
+  )
+  message = (
+    r"the mean of invalid must be at most 0\.01; got 0\.\d+ at step 5; last good checkpoint: none was saved"
+  )
+  with pytest.raises(ValueError, match=message):
+    finetune(smoke(finished), tmp_path)
 
 
 def test_a_value_that_is_not_finite_stops_it(finished, tmp_path, monkeypatch):

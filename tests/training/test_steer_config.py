@@ -42,8 +42,8 @@ REWARD = likelihoods.paper_likelihood()
     ({"seed": 1 << 20}, "seed must lie in"),
     ({"seed": (1 << 20) - 2, "seeds": 3}, "seed must lie in"),
     ({"dps": MethodConfig(draws=5)}, "dps.draws must be 0: DPS has no posterior draws; got 5"),
-    ({"best_of_n": MethodConfig(scales=(1.0, 2.0))}, "best_of_n may have draws alone"),
-    ({"best_of_n": MethodConfig(renormalise="clip")}, "best_of_n may have draws alone"),
+    ({"best_of_n": MethodConfig(scales=(1.0, 2.0))}, "best_of_n may have draws and steps alone"),
+    ({"best_of_n": MethodConfig(renormalise="clip")}, "best_of_n may have draws and steps alone"),
     ({"interpolant": "trigonometric"}, "must be left alone without teacher=oracle"),
   ],
 )
@@ -68,6 +68,7 @@ def test_bad_configurations(changes, message):
     (SmcConfig, {"twist": "base"}, "smc.twist must be one of dps, mfm_gf, mfm_g, hybrid; got 'base'"),
     (SmcConfig, {"particles": 0}, "smc.particles must be at least 1; got 0"),
     (SmcConfig, {"threshold": 1.5}, r"smc.threshold must lie in \[0.0, 1.0\]; got 1.5"),
+    (SmcConfig, {"guide": MethodConfig(interval=(0.0, 0.8))}, r"smc\.guide\.interval must be \(0.0, 1.0\)"),
     (SmcConfig, {"potential": "mean"}, "smc.potential must be one of difference, max, sum; got 'mean'"),
     (SearchConfig, {"particles": 0}, "search.particles must be at least 1; got 0"),
     (SearchConfig, {"draws": -1}, "search.draws must be at least 0; got -1"),
@@ -97,16 +98,29 @@ def test_a_class_reward_needs_its_classifier():
 def test_draws_are_filled_in_at_the_cost_of_mfm_gf():
   config = SteerConfig(steps=100, mfm_gf=MethodConfig(draws=32))
   budget = cost.cost("mfm_gf", steps=100, draws=32).nfe
-  assert config.budget == budget
-  for name in ("best_of_n", "mfm_g", "hybrid", "smc", "search"):
+  for name in ("best_of_n", "mfm_g", "hybrid", "search"):
     n = config.settings(name).draws
     assert config.cost(name).nfe <= budget < config.cost(name, n + 8).nfe
+  assert config.settings("smc").draws == 32  # and one reward more, of the end
+  assert config.cost("smc").nfe == budget + 1
   assert config.settings("dps").draws == config.settings("base").draws == 0
 
 
 @pytest.mark.parametrize(("draws", "groups"), [(32, 8), (7, 7), (31, 1), (6, 6), (2, 2), (20, 5)])
 def test_jackknife_groups_divide_the_draws(draws, groups):
   assert MethodConfig(draws=draws).groups == groups
+
+
+def test_draws_that_are_not_independent_have_no_jackknife():
+  assert MethodConfig(draws=32, scheme="sobol").groups == 1
+
+
+def test_a_method_may_have_its_own_number_of_steps():
+  config = SteerConfig(steps=10, dps=MethodConfig(steps=80), search=SearchConfig(draws=2, steps=5))
+  assert [len(config.times(name)) for name in ("base", "dps", "mfm_gf", "search")] == [11, 81, 11, 6]
+  assert [float(config.times(name)[0]) for name in ("dps", "search")] == pytest.approx([1e-3, 0.0])
+  assert config.cost("dps").nfe == 4 * 80
+  assert config.cost("search").nfe == 2 * 4 * 2 * 5
 
 
 def test_draws_of_mfm_g_are_filled_in_as_whole_groups():

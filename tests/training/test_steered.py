@@ -56,9 +56,10 @@ def test_every_method_gives_samples_with_their_reward(name):
   else:
     assert outcome.path.shape == (7, 10, 2)
     np.testing.assert_array_equal(outcome.path[-1], outcome.x1)
-  assert (outcome.log_z is None) == (name != "smc")
+  assert (outcome.populations is None) == (name != "smc")
   if name == "smc":
-    assert outcome.log_z.shape == (2,)
+    assert {leaf.shape for leaf in outcome.populations.values()} == {(2,)}
+    assert (outcome.populations["share"] <= 1.0).all()
   if name in ("mfm_gf", "mfm_g", "hybrid", "smc"):
     assert set(outcome.found) - {"weight"} == {"value", "standard_error", "ess", "invalid"}
     assert outcome.found["ess"].shape == (6, 10)
@@ -102,6 +103,21 @@ def test_what_is_cut_off_the_last_block_is_not_judged():
   method("base", blocks, reward)(jax.random.key(0))
   with pytest.raises(steered.NotFiniteError, match="for sample 10 of base at the end"):
     method("base", dataclasses.replace(blocks, num=12), reward)(jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", ["best_of_n", "mfm_gf", "mfm_g", "hybrid", "smc", "search"])
+def test_no_more_rows_are_evaluated_at_a_time(name):
+  """What the compiled program evaluates, posterior draws included; SMC's blocks are whole populations."""
+  config, seen = dataclasses.replace(SMALL, rows=6), []
+
+  def reward(x, cond):
+    seen.append(len(x))
+    return REWARD(x)
+
+  subjects_ = subjects.from_oracle(config)
+  steered.Method(subjects_, reward, config, name, num=10)
+  assert max(seen) <= 6
+  assert max(seen) > 3
 
 
 def test_more_rows_than_samples_are_chunks_of_draws():
@@ -191,7 +207,9 @@ def test_a_python_function_is_a_reward_for_methods_without_gradient():
 
 def test_guidance_on_an_interval_costs_less_and_is_counted():
   some = dataclasses.replace(SMALL, steps=20, power=1.0, mfm_gf=MethodConfig(draws=4, interval=(0.4, 0.8)))
-  inside = ((np.asarray(some.times)[:-1] >= 0.4) & (np.asarray(some.times)[:-1] <= 0.8)).sum()
+  inside = (
+    (np.asarray(some.times("mfm_gf"))[:-1] >= 0.4) & (np.asarray(some.times("mfm_gf"))[:-1] <= 0.8)
+  ).sum()
   assert some.cost("mfm_gf").nfe == 20 + 2 * 4 * inside
   outcome = method("mfm_gf", some)(jax.random.key(0))
   assert np.isfinite(outcome.found["ess"]).all(1).sum() == inside
@@ -360,6 +378,19 @@ def test_the_tilt_of_a_run_is_that_of_its_own_mixture(finished):
   assess = comparison.assessor(subject, SMALL, REWARD)
   expected = oracles.tilt(oracles.paper_mixture(), REWARD.matrix, REWARD.observed, REWARD.sigma)[0]
   np.testing.assert_allclose(assess.tilt.means, expected.means, rtol=1e-6)
+
+
+def test_the_drift_in_closed_form_around_draws_of_a_map(finished):
+  run = load_run(finished)
+  subject = subjects.from_run(run, oracle_drift=True)
+  t, x = jnp.array([0.2, 0.7]), jnp.array([[0.3, -1.0], [1.0, 2.0]])
+  exact = oracles.velocity(oracles.paper_mixture(), run.interpolant, t, x)
+  np.testing.assert_allclose(subject.marginal(run.params)(t, x, None), exact, rtol=1e-5)
+  own = subjects.from_run(run).draws(run.params)(0 * t, 0 * t + 1, x, t, x, None)
+  np.testing.assert_allclose(subject.draws(run.params)(0 * t, 0 * t + 1, x, t, x, None), own, rtol=1e-6)
+  tuned = dataclasses.replace(run, finetuned=True)
+  with pytest.raises(ValueError, match="oracle_drift needs a run of a mixture, without label; got"):
+    subjects.from_run(tuned, oracle_drift=True)
 
 
 def test_labels_and_scales_that_a_run_does_not_have(finished):
