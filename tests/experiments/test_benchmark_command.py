@@ -24,7 +24,7 @@ def test_a_row_for_every_method_and_number_of_draws(done):
   assert all(row["error"] is None for row in stored["rows"])
   assert stored["parameters"] == "oracle"
   assert stored["objective"] == "sw2"
-  assert 0 < stored["floor"]["sw2"]
+  assert stored["floor"]["sw2"] > 0
   rows = [(row["sampler"], row["method"], row["draws"]) for row in stored["rows"]]
   for sampler in ("sde", "ode"):
     expected = [("base", 0), ("best_of_n", 1), ("best_of_n", 4), ("dps", 0), ("mfm_gf", 4)]
