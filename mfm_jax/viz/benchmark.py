@@ -41,8 +41,6 @@ def error_curves(
     checks.at_least(f"the number of methods of {title!r}", len(methods), 1)
     for axes in row:
       style.tidy(axes, grid=True)
-      axes.set_xscale("log")
-      axes.set_yscale("log")
       if floor is not None:
         axes.axhline(floor, color=style.MUTED, linewidth=1, linestyle=":", label="exact samples")
     for name, points in methods.items():
@@ -61,6 +59,8 @@ def error_curves(
         x = table[:, 0] if axes is row[0] else table[:, 1]
         marks = {"marker": MARKERS[order.index(name) % len(MARKERS)], "markersize": 5, "capsize": 2}
         axes.errorbar(x, table[:, 2], 2.0 * np.nan_to_num(table[:, 3]), **look, **marks)
+    for axes in row:
+      axes.set(xscale="log", yscale="log")
     row[0].set_ylabel(f"{title}: {y_label}", **style.text())
   charts[-1, 0].set_xlabel("draws N", **style.text())
   charts[-1, 1].set_xlabel("passes for a sample (NFE)", **style.text())

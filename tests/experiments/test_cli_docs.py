@@ -68,7 +68,7 @@ def test_the_keys_and_columns_of_evaluate(trained, commands):
 
 def _figures(columns: set[str]) -> set[str]:
   """The documented columns of a row of steer, without those that only other data have."""
-  means = {"reward", "sw2", "mmd2", "log_z", "class_l2", "diversity", "distance_to_base"}
+  means = {"reward", "sw2", "mmd2", "log_z", "class_l2", "judge_score", "diversity", "distance_to_base"}
   return columns | {f"{name}_se" for name in columns & means}
 
 
@@ -77,9 +77,17 @@ def test_the_keys_columns_and_arrays_of_steer(labelled, commands, tmp_path):
   done = commands("steer", config, f"--workdir={labelled}", "--method=base", f"--out={tmp_path / 'x.npz'}")
   assert set(done.json) == set(_table("steer", "JSON key"))
   columns = set(_table("steer", "Column"))
-  assert set(done.json["methods"][0]) == _figures(columns - {"class_l2", "log_z"})
+  assert set(done.json["methods"][0]) == _figures(columns - {"class_l2", "log_z", "judge_score"})
   with np.load(tmp_path / "x.npz") as file:
     assert set(file.files) == set(_table("steer", "Array")) - {"judged"}
+
+
+def test_the_keys_and_columns_of_benchmark(commands, tmp_path):
+  flags = ["--suite=gmm:smoke", "--oracle", "--config.steer.methods=('base',)", f"--workdir={tmp_path}"]
+  done = commands("benchmark", *flags)
+  assert set(done.json) == set(_table("benchmark", "JSON key"))
+  columns = _figures(set(_table("steer", "Column")) - {"class_l2", "log_z", "judge_score"})
+  assert set(done.json["rows"][0]) == columns | {"sampler", "steps_asked", "error"}
 
 
 def test_the_keys_of_classifier(classifier):
