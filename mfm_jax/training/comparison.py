@@ -29,6 +29,7 @@ class Assessor:
 
   Attributes:
     tilt: the exact law p_1 exp(r), where it is known.
+    log_z: log E[exp r], likewise.
     judge: a classifier that the reward does not know, and the class weights to be reached.
     weights: these, (num_classes,), normalised; None where the samples' law has no known proportions.
     favoured: weights of the classes in the reward, (num_classes,), normalised, whatever else is in it.
@@ -36,6 +37,7 @@ class Assessor:
   """
 
   tilt: GaussianMixture | None = None
+  log_z: float | None = None
   judge: classes.Judge | None = None
   weights: np.ndarray | None = None
   favoured: np.ndarray | None = None
@@ -78,7 +80,8 @@ def assessor(subject: Subject, config: SteerConfig, reward: Reward) -> Assessor:
   training split, and the class weights of a single class reward of weight 1.
   """
   if subject.mixture is not None and isinstance(reward, GaussianLikelihood):
-    return Assessor(tilt=oracles.tilt(subject.mixture, reward.matrix, reward.observed, reward.sigma)[0])
+    tilt, log_z = oracles.tilt(subject.mixture, reward.matrix, reward.observed, reward.sigma)
+    return Assessor(tilt=tilt, log_z=float(log_z))
   run = subject.run
   if run is None or not (run.info.image and run.info.num_classes):
     return Assessor(decode=subject.decode)
@@ -222,14 +225,14 @@ def _seeds(config: SteerConfig) -> range:
 
 
 def floor(assess: Assessor, config: SteerConfig) -> Figures | None:
-  """Figures of exact samples of the tilt against others, mean over the seeds; None where it is not known."""
+  """Figures of exact samples of the tilt against others, mean over the seeds, and log Z; None if unknown."""
   if assess.tilt is None:
     return None
   rows = []
   for seed in _seeds(config):
     x, y = assess.exact(config.num, HELD_OUT + seed), assess.exact(config.num, seed)
     rows.append({"sw2": distances.sliced_w2(x, y), "mmd2": distances.mmd_squared(x, y)})
-  return _over_seeds(rows)
+  return {**_over_seeds(rows), "log_z": assess.log_z}
 
 
 def _tuned(method: Method, assess: Assessor, base: np.ndarray, seeds: int) -> float:

@@ -41,9 +41,6 @@ def method(name, config=SMALL, reward=REWARD, **options):
   return steered.Method(subjects.from_oracle(config), reward, config, name, **options)
 
 
-# ---- one method ----
-
-
 @pytest.mark.parametrize("name", cost.METHODS)
 def test_every_method_gives_samples_with_their_reward(name):
   outcome = method(name, keep=True)(jax.random.key(0))
@@ -312,7 +309,8 @@ def test_the_floor_is_that_of_exact_samples(compared):
   config, assess, rows, _ = compared
   floor = comparison.floor(assess, config)
   assert 0 < floor["sw2"] < min(row["sw2"] for row in rows)
-  assert assess.tilt is not None
+  exact = oracles.tilt(oracles.paper_mixture(), REWARD.matrix, REWARD.observed, REWARD.sigma)[1]
+  assert floor["log_z"] == pytest.approx(float(exact), rel=1e-6)
   assert comparison.floor(comparison.Assessor(), config) is None
 
 
