@@ -44,18 +44,16 @@ class Sampling:
   Attributes:
     draws: N.
     chunk: draws per state that are held at a time; None for all. It need not divide N.
-    scheme: joint law of a state's start noise, see `sampling.noise`. All but "independent" hold the noise
-      itself, batch x N x example, at once.
+    scheme: joint law of a state's start noise, see `sampling.noise`; with a jackknife that of each group, and
+      the groups are independent. All but "independent" hold the noise itself, batch x N x example, at once.
     decode: model space -> data space; None where they are the same.
     jackknife: number of groups of the bias correction of gradients, a divisor of draws; 1 is the paper's
-      estimate, and the only one for schemes other than "independent": it takes groups that do not know of
-      each other.
+      estimate.
     sharding: of rows of the flattened batch x chunk evaluations, to split the draws over a mesh; None leaves
       it to the compiler.
 
   Raises:
-    ValueError: draws, chunk or jackknife < 1, jackknife that does not divide draws or is not 1 for dependent
-      ones, an unknown scheme.
+    ValueError: draws, chunk or jackknife < 1, jackknife that does not divide draws, an unknown scheme.
   """
 
   draws: int
@@ -71,10 +69,6 @@ class Sampling:
       checks.at_least("chunk", self.chunk, 1)
     checks.one_of("scheme", self.scheme, noise.SCHEMES)
     checks.at_least("jackknife", self.jackknife, 1)
-    if self.jackknife > 1 and self.scheme != "independent":
-      raise ValueError(
-        f"jackknife must be 1 for draws that depend on each other; got {self.jackknife}, scheme={self.scheme}"
-      )
     if self.draws % self.jackknife:
       raise ValueError(f"jackknife must divide draws; got jackknife={self.jackknife}, draws={self.draws}")
 
@@ -205,8 +199,8 @@ def value_and_grad_hybrid(
   is, with F, G, C the variances and the covariance of the two,
       (F - C) / (F + G - 2 C)
   by the jackknife, averaged over the batch (one state's own draws say too little: with fewer than some 30
-  states of one time give `weight`). The states of a batch thereby depend on each other a little. For schemes
-  other than "independent" F, G and C are those of independent draws, which weigh the two well all the same.
+  states of one time give `weight`). The states of a batch thereby depend on each other a little. Without
+  `jackknife` F, G and C are those of independent draws, which weigh the two well for other schemes too.
 
   Args and errors as `value_and_grad_gf`, with
     weight: of MFM-G, in [0, 1]; None for the one above, the same for the whole batch.
@@ -337,7 +331,9 @@ def _over_groups(consume, carry, key, t, x_t, recorded, sampling: Sampling, grou
   The groups are those of the jackknife, or `groups` of equal size.
   """
   if recorded is None and key is not None and sampling.scheme != "independent":
-    recorded = noise.normals(key, x_t, draws=sampling.draws, scheme=sampling.scheme)
+    how = {"draws": sampling.draws // sampling.jackknife, "scheme": sampling.scheme}
+    parts = [noise.normals(part, x_t, **how) for part in jax.random.split(key, sampling.jackknife)]
+    recorded = jnp.concatenate(parts, axis=1)
   source = posterior.noise_source(key, recorded, t, x_t, draws=sampling.draws)
 
   def group(_, source):

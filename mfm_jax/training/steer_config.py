@@ -89,8 +89,8 @@ class MethodConfig:
     steps: K; 0 for that of the comparison.
     draws: posterior draws a step, N, or candidates of Best-of-N; 0: as many as MFM-GF's cost buys.
     jackknife: largest number of groups of the bias correction of MFM-GF, MFM-G and their hybrid (see
-      `steering.value`); the largest divisor of `draws` up to it is taken, and 1, the paper's estimate, for
-      draws that are not independent.
+      `steering.value`); the largest divisor of `draws` up to it is taken, for draws that are not independent
+      of groups of at least 4. 1 is the paper's estimate.
     scheme: joint law of a state's draws, see `sampling.noise`.
     weight: of MFM-G in the hybrid, in [0, 1]; -1 for the one of least variance.
     scales: of the steering term; of several the best on a held-out seed is used, the best by the figure
@@ -126,9 +126,8 @@ class MethodConfig:
   @property
   def groups(self) -> int:
     """The number of groups of the bias correction."""
-    if self.scheme != "independent":
-      return 1
-    return value.largest_divisor(self.draws, self.jackknife)
+    limit = self.jackknife if self.scheme == "independent" else min(self.jackknife, self.draws // 4)
+    return value.largest_divisor(self.draws, max(limit, 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

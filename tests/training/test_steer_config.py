@@ -111,8 +111,8 @@ def test_jackknife_groups_divide_the_draws(draws, groups):
   assert MethodConfig(draws=draws).groups == groups
 
 
-def test_draws_that_are_not_independent_have_no_jackknife():
-  assert MethodConfig(draws=32, scheme="sobol").groups == 1
+def test_groups_of_draws_that_are_not_independent_keep_together():
+  assert [MethodConfig(draws=n, scheme="sobol").groups for n in (4, 8, 32, 128)] == [1, 2, 8, 8]
 
 
 def test_a_method_may_have_its_own_number_of_steps():
