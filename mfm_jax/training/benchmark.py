@@ -108,6 +108,7 @@ class _Ledger:
   """benchmark.json: the rows so far, each found by what tells it apart."""
 
   def __init__(self, workdir: pathlib.Path, config: BenchmarkConfig):
+    workdir.mkdir(parents=True, exist_ok=True)
     self.path = workdir / RESULT
     self.content = {"kind": config.kind, "config": to_dict(config), "rows": []}
     if self.path.exists():
