@@ -138,9 +138,10 @@ have as many draws as the cost of MFM-GF buys; DPS, which cannot spend more, has
 a held-out seed.
 
 Means over {config.seeds} seeds of {config.num} samples. class_l2: distance of the judged class proportions to
-the target, with its standard error (_se). judge_score: mean target share of the judged class. diversity: mean distance of two samples of one class.
-distance_to_base: energy distance to samples of the model without steering. nfe: forward and backward passes
-of network and reward for a sample, as the paper counts them. seconds: of a seed, without compilation."""
+the target, with its standard error (_se). judge_score: mean target share of the judged class. diversity: mean
+distance of two samples of one class. distance_to_base: energy distance to samples of the model without
+steering. nfe: forward and backward passes of network and reward for a sample, as the paper counts them.
+seconds: of a seed, without compilation."""
 
 
 def _bars(found: Steered):
