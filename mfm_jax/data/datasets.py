@@ -5,10 +5,10 @@ import os
 import pathlib
 
 from mfm_jax import checks
-from mfm_jax.data import idx, prepared, sources
+from mfm_jax.data import arrays, idx, prepared, sources
 from mfm_jax.data.sources import Source
 
-NAMES = ("mixture", "digits", "idx", "tfds/mnist", "tfds/cifar10", "tfds/imagenet2012")
+NAMES = ("mixture", "digits", "idx", "arrays", "tfds/mnist", "tfds/cifar10", "tfds/imagenet2012")
 _SIZED = ("idx", "tfds/mnist", "tfds/cifar10", "tfds/imagenet2012")
 _DECODED_LIMIT = 512  # examples that data_std decodes of a source that is not in memory
 
@@ -19,13 +19,15 @@ class DataConfig:
 
   Attributes:
     name: one of `NAMES`.
-    path: idx: the folder ("" for $MFM_DATA_DIR/mnist); tfds: the data_dir ("" for its default).
-      Not read by the others.
+    path: idx: the folder ("" for $MFM_DATA_DIR/mnist); arrays: the folder of train.npz and test.npz;
+      tfds: the data_dir ("" for its default). Not read by the others.
     size: side of the images in pixels, 0 for the data set's own: idx, tfds/mnist and tfds/cifar10
-      are padded to it, tfds/imagenet2012 is cropped to it (own: 256).
-    pool: idx: side of the squares of pixels that are averaged, after padding; 1 keeps them.
+      are padded, or cut at the border, to it, tfds/imagenet2012 is scaled and cropped to it (own: 256).
+    pool: idx: side of the squares of pixels that are averaged, after that; 1 keeps them.
     labelled: False drops the labels (num_classes 0).
-    classes: number of classes of an idx folder.
+    classes: number of classes of an idx folder and of arrays.
+    latent_scale, latent_shift: of arrays that are latents of an autoencoder: (latent - shift) * scale was
+      stored. For whoever decodes them; nothing is scaled here.
     train_size, test_size: draws of a mixture.
     seed: of a mixture's draws.
   """
@@ -36,6 +38,8 @@ class DataConfig:
   pool: int = 1
   labelled: bool = True
   classes: int = 10
+  latent_scale: float = 1.0
+  latent_shift: float = 0.0
   train_size: int = 1 << 20
   test_size: int = 1 << 14
   seed: int = 0
@@ -105,13 +109,15 @@ def _source(config: DataConfig, split: str, mixture) -> Source:
     return sources.mixture(mixture, size, config.seed, stream=stream, labelled=labelled)
   if config.name == "digits":
     return sources.digits(split, labelled=labelled)
+  if config.name == "arrays":
+    return arrays.array_folder(config.path, split, labelled=labelled, num_classes=config.classes)
   if config.name == "idx":
     return idx.idx_folder(
       idx_path(config.path),
       split,
       labelled=labelled,
       num_classes=config.classes,
-      pad_to=config.size,
+      size=config.size,
       pool=config.pool,
     )
   name = config.name.removeprefix("tfds/")

@@ -86,7 +86,7 @@ def idx_folder(
   *,
   labelled: bool = True,
   num_classes: int = 10,
-  pad_to: int = 0,
+  size: int = 0,
   pool: int = 1,
 ) -> ArraySource:
   """One split ("train" or "test") of a folder in the layout of MNIST, kept as bytes.
@@ -97,7 +97,8 @@ def idx_folder(
     split: "train" or "test".
     labelled: False leaves the labels file unread.
     num_classes: labels must lie in 0 .. num_classes - 1.
-    pad_to: pads H and W to this size with zeros, the background, evenly (28 -> 32); 0 keeps them.
+    size: side that images are brought to: smaller ones get zeros, the background, evenly around them
+      (28 -> 32), larger ones lose their border (28 -> 24 keeps nearly all ink of MNIST); 0 keeps H and W.
     pool: side of the squares of pixels that are averaged after that (32 -> 16 for 2); 1 keeps them.
 
   Returns:
@@ -105,8 +106,8 @@ def idx_folder(
 
   Raises:
     ValueError: a missing folder or file, a damaged file, images that are not (N, H, W) bytes,
-      counts of images and labels that differ, a label out of range, pad_to below the image size, pool that
-      does not divide it.
+      counts of images and labels that differ, a label out of range, pool that does not
+      divide the image size.
   """
   checks.one_of("split", split, _PREFIX)
   path = pathlib.Path(path)
@@ -124,7 +125,7 @@ def idx_folder(
     label = read_idx(label_file)
     if label.ndim != 1 or len(label) != len(images):
       raise ValueError(f"labels must match the images, ({len(images)},); got {label.shape} in {label_file}")
-  images = pad_images(images[..., None], pad_to) if pad_to else images[..., None]
+  images = fit_images(images[..., None], size) if size else images[..., None]
   images = pool_images(images, pool)
   try:
     return ArraySource(x1=images, label=label, num_classes=num_classes if labelled else 0)
@@ -132,18 +133,20 @@ def idx_folder(
     raise ValueError(f"{error} in the {split} split of {path}") from error
 
 
-def pad_images(images: np.ndarray, size: int) -> np.ndarray:
-  """Zeros around images (N, H, W, C) up to (N, size, size, C); an odd row goes below and right.
+def fit_images(images: np.ndarray, size: int) -> np.ndarray:
+  """Images (N, H, W, C) as (N, size, size, C): a side gets zeros around it, or loses its border.
 
-  Raises:
-    ValueError: `size` below H or W.
+  Where the difference is odd, the odd row goes to, or is taken from, below and right.
   """
-  height, width = images.shape[1:3]
-  if size < max(height, width):
-    raise ValueError(f"pad_to must be at least the image size {height}x{width}; got {size}")
-  top, left = (size - height) // 2, (size - width) // 2
-  margins = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
-  return np.pad(images, margins)
+  for axis in (1, 2):
+    missing = size - images.shape[axis]
+    if missing >= 0:
+      margins = [(0, 0)] * 4
+      margins[axis] = (missing // 2, missing - missing // 2)
+      images = np.pad(images, margins)
+    else:
+      images = images.take(range(-missing // 2, -missing // 2 + size), axis)
+  return images
 
 
 def pool_images(images: np.ndarray, size: int) -> np.ndarray:

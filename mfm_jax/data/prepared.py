@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mfm_jax import checks
-from mfm_jax.data.idx import pad_images
+from mfm_jax.data.idx import fit_images
 from mfm_jax.data.sources import ArraySource, Source, checked_labels, scale_pixels
 
 _NUM_CLASSES = {"mnist": 10, "cifar10": 10, "imagenet2012": 1000}
@@ -110,8 +110,8 @@ def tfds_source(name: str, split: str, data_dir: str = "", *, labelled: bool = T
     data_dir: folder that holds `name`/<version>; "" is the default of TensorFlow Datasets
       ($TFDS_DATA_DIR, else ~/tensorflow_datasets).
     labelled: False leaves the labels out.
-    size: imagenet2012: side of the centre crop, 0 for 256; mnist, cifar10: padded to this, 0 as
-      stored.
+    size: imagenet2012: side of the centre crop, 0 for 256; mnist, cifar10: padded, or cut at the
+      border, to this, 0 as stored.
 
   Raises:
     ValueError: an unknown name or split, TensorFlow Datasets not installed, data that are not
@@ -165,7 +165,7 @@ def _in_memory(records: Sequence, mode: str, num_classes: int, size: int) -> Arr
   images = np.stack(pixels)
   images = images[..., None] if images.ndim == 3 else images
   return ArraySource(
-    x1=pad_images(images, size) if size else images,
+    x1=fit_images(images, size) if size else images,
     label=np.array(labels) if num_classes else None,
     num_classes=num_classes,
   )

@@ -44,14 +44,19 @@ def test_idx_folder_reads_every_spelling(tmp_path, mark, end):
     np.testing.assert_array_equal(taken["label"], labels)
 
 
-def test_idx_padding_is_background_around_the_image(tmp_path):
+def test_idx_size_pads_with_background_or_takes_the_border_away(tmp_path):
   images, _ = write_folder(tmp_path)["train"]
-  padded = idx.idx_folder(tmp_path, "train", num_classes=3, pad_to=8)
+
+  def at(size):
+    return idx.idx_folder(tmp_path, "train", num_classes=3, size=size)
+
+  padded = at(8)
   assert padded.shape == (8, 8, 1)
   np.testing.assert_array_equal(padded.x1[:, 1:6, 2:6, 0], images)
   assert padded.x1.sum() == images.sum()
-  with pytest.raises(ValueError, match="pad_to must be at least the image size 5x4; got 4"):
-    idx.idx_folder(tmp_path, "train", num_classes=3, pad_to=4)
+  np.testing.assert_array_equal(at(4).x1[..., 0], images[:, :4])
+  np.testing.assert_array_equal(at(3).x1[..., 0], images[:, 1:4, :3])
+  np.testing.assert_array_equal(at(5).x1[:, :, :4, 0], images)
 
 
 def test_idx_reads_other_element_types(tmp_path):
@@ -169,7 +174,7 @@ def test_pooling_is_the_rounded_mean_of_squares(tmp_path):
 
 
 def test_load_refuses(tmp_path):
-  known = "mixture, digits, idx, tfds/mnist, tfds/cifar10, tfds/imagenet2012"
+  known = "mixture, digits, idx, arrays, tfds/mnist, tfds/cifar10, tfds/imagenet2012"
   with pytest.raises(ValueError, match=rf"data\.name must be one of {known}; got 'cifar'"):
     datasets.load(DataConfig(name="cifar"))
   with pytest.raises(ValueError, match=r"data\.size must be 0 for digits.*; got 32"):
