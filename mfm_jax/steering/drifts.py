@@ -124,13 +124,18 @@ def mfm_g(
   cond: Cond = None,
   *,
   marginal: MarginalVelocity | None = None,
+  bound: Interpolant | None = None,
   **sampling,
 ) -> Guide:
-  """`value.value_and_grad_g`: 1 + N evaluations and N backward passes a step. Arguments as `mfm_gf`."""
+  """`value.value_and_grad_g`: 1 + N evaluations and N backward passes a step.
+
+  Arguments as `mfm_gf`, and `bound`, see there.
+  """
   value.Sampling(**sampling)
 
   def estimate(key, noise, t, x):
-    found, gradient = value.value_and_grad_g(key, velocity, t, x, reward, cond, noise=noise, **sampling)
+    how = {"noise": noise, "bound": bound, **sampling}
+    found, gradient = value.value_and_grad_g(key, velocity, t, x, reward, cond, **how)
     return gradient, found._asdict()
 
   return _by_draws(estimate, velocity, marginal, cond)

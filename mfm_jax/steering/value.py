@@ -155,6 +155,7 @@ def value_and_grad_g(
   cond: Cond = None,
   *,
   noise: Array | None = None,
+  bound: Interpolant | None = None,
   **sampling,
 ) -> tuple[Estimate, Array]:
   """V, and MFM-G: its gradient in x_t through map, decode and reward (Eq. 22; MATH 6.4).
@@ -163,21 +164,33 @@ def value_and_grad_g(
   its graph forgotten: one evaluation and one backward pass a draw, the graphs of B x chunk draws alive.
   Unclipped it explodes with a sharp reward and few draws: judge it by its error (MATH 11).
 
-  Args and errors as `estimate_value`.
+  Args and errors as `estimate_value`, with
+    bound: the interpolant that the velocity was trained with, to shorten gradients that no weights such as
+      these can give. grad V is (b / a^2) times the shift of the posterior's mean when it is weighted by exp r
+      (as `value_and_grad_gf`), and by Cauchy and Schwarz weights of mean 1 and mean square N / ess shift the
+      mean of draws by at most
+          sqrt(N / ess - 1) (mean_i |x1_i - mean x1|^2)^1/2.
 
   Returns:
-    The estimate of V and its gradient (B, ...) like x_t, exact without a jackknife.
+    The estimate of V and its gradient (B, ...) like x_t, exact without a jackknife and a bound.
   """
   sampling = Sampling(**sampling)
   evaluate = evaluator(velocity, t, x_t, reward, cond, sampling)
 
   def consume(carry, e):
-    _, rewards, gradients = with_gradients(evaluate, e, x_t)
-    return _add_g(carry, rewards, gradients), None
+    x1, rewards, gradients = with_gradients(evaluate, e, x_t)
+    moments = _add_moments(carry[2:], x1, rewards, x_t)
+    return (*_add_g(carry[:2], rewards, gradients), *moments), None
 
-  total, weighted = _over_groups(consume, _start(x_t, 1), key, t, x_t, noise, sampling)
+  carry = (*_start(x_t, 2), jnp.zeros(x_t.shape[:1], sums.reward_dtype(x_t)))
+  total, weighted, *moments = _over_groups(consume, carry, key, t, x_t, noise, sampling)
+  estimate = _finish(total, sampling)
   gradient = sums.corrected(*sums.weighted_means(weighted, total))
-  return _finish(total, sampling), gradient.astype(x_t.dtype)
+  if bound is not None:
+    longest = _gain(bound, t) * _largest_shift(estimate, total, *moments)
+    length = jnp.sqrt((gradient.reshape(len(x_t), -1) ** 2).sum(1))
+    gradient = expand_like(jnp.minimum(1.0, longest / jnp.maximum(length, 1e-30)), x_t) * gradient
+  return estimate, gradient.astype(x_t.dtype)
 
 
 def value_and_grad_hybrid(
@@ -315,9 +328,30 @@ def _add_g(carry: tuple, rewards: Array, gradients: Array) -> tuple:
   )
 
 
+def _add_moments(carry: tuple, x1: Array, rewards: Array, x_t: Array) -> tuple:
+  """Sums over the draws of x1 - x_t (B, ...) and of its square (B,)."""
+  plain, square = carry
+  offset = jnp.where(expand_like(sums.sound(rewards), x1), x1 - x_t[:, None], 0.0)
+  return plain + offset.sum(1), square + (offset**2).reshape(len(x_t), -1).sum(1)
+
+
+def _largest_shift(estimate: Estimate, groups: sums.Sums, plain: Array, square: Array) -> Array:
+  """sqrt(N / ess - 1) times the standard deviation of the draws, (B,)."""
+  count = jnp.maximum(groups.count.sum(0), 1.0)
+  mean = plain.sum(0) / expand_like(count, plain[0])
+  variance = square.sum(0) / count - (mean**2).reshape(len(mean), -1).sum(1)
+  spread = count / jnp.maximum(estimate.ess, 1.0) - 1.0
+  return jnp.sqrt(jnp.maximum(variance, 0.0) * jnp.maximum(spread, 0.0))
+
+
+def _gain(interpolant: Interpolant, t: Array) -> Array:
+  """b / a^2, grad V over the shift of the posterior's mean, (B,)."""
+  return interpolant.b(t) / jnp.maximum(interpolant.a(t), CLIP) ** 2
+
+
 def _gf(total: sums.Sums, weighted: Array, plain: Array, interpolant: Interpolant, t: Array):
   """MFM-GF of all groups (B, ...) and with each left out (G, B, ...)."""
-  gain = expand_like(interpolant.b(t) / jnp.maximum(interpolant.a(t), CLIP) ** 2, weighted[0])
+  gain = expand_like(_gain(interpolant, t), weighted[0])
   pairs = zip(sums.weighted_means(weighted, total), sums.plain_means(plain, total), strict=True)
   # Rewards that are all -inf leave no weight, and no direction.
   gain = jnp.where(expand_like((total.first > 0).any(0), gain), gain, 0.0)

@@ -95,6 +95,7 @@ class MethodConfig:
     weight: of MFM-G in the hybrid, in [0, 1]; -1 for the one of least variance.
     scales: of the steering term; of several the best on a held-out seed is used, the best by the figure
       that the comparison is about.
+    bounded: MFM-G: gradients are kept within what weights of its draws can give (`value.value_and_grad_g`).
     renormalise, limit: see `drifts.renormalised`.
     interval: times, first and last, between which there is guidance.
   """
@@ -105,6 +106,7 @@ class MethodConfig:
   scheme: str = "independent"
   weight: float = -1.0
   scales: tuple[float, ...] = (1.0,)
+  bounded: bool = False
   renormalise: str = "none"
   limit: float = 1.0
   interval: tuple[float, ...] = (0.0, 1.0)

@@ -143,7 +143,8 @@ class Method:
     elif name == "mfm_gf":
       guide = drifts.mfm_gf(subject.draws(params), interpolant, reward, cond, **options)
     elif name == "mfm_g":
-      guide = drifts.mfm_g(subject.differentiable(params), reward, cond, **options)
+      bound = interpolant if settings.bounded else None
+      guide = drifts.mfm_g(subject.differentiable(params), reward, cond, bound=bound, **options)
     elif name == "hybrid":
       weight = None if settings.weight < 0 else settings.weight
       velocity = subject.differentiable(params)
