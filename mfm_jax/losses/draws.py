@@ -51,6 +51,7 @@ class DrawConfig:
   num_classes: int = dataclasses.field(default=0, metadata={"derived": True})
   label_dropout: float = 0.1
   guidance_scales: tuple[float, ...] = ()  # scales to train besides 1
+  guidance_between: bool = False  # all scales between the smallest and the largest of them, log-uniformly
   guidance_base_rate: float = 0.25  # share of labelled examples at scale 1 (p_base of MATH 5)
   anneal_start: int = 0  # u - s grows from 0 at this step
   anneal_end: int = 0  # to its full law at this one; 0 is off
@@ -63,6 +64,10 @@ class DrawConfig:
       checks.at_least("guidance scale", scale, 1.0)
     checks.at_least("anneal_start", self.anneal_start, 0)
     checks.ordered("anneal_start", self.anneal_start, "anneal_end", self.anneal_end)
+    if self.guidance_between and len(set(self.guidance_scales)) < 2:
+      raise ValueError(
+        f"guidance_scales must hold two ends with guidance_between; got {self.guidance_scales}"
+      )
     if self.guidance_scales and not self.label_dropout > 0:
       raise ValueError(
         "label_dropout must be positive with guidance_scales, or v(.; null) is never trained; got "
@@ -122,6 +127,11 @@ def _conditioning(keys, batch, config):
   label = jnp.where(dropped, config.num_classes, batch["label"])
   if not config.guidance_scales:
     return label, None
-  scale = jax.random.choice(keys["scale"], jnp.asarray(config.guidance_scales), rows)
+  scales = jnp.asarray(config.guidance_scales)
+  if config.guidance_between:
+    low, high = jnp.log(scales.min()), jnp.log(scales.max())
+    scale = jnp.exp(jax.random.uniform(keys["scale"], rows, minval=low, maxval=high))
+  else:
+    scale = jax.random.choice(keys["scale"], scales, rows)
   base = jax.random.bernoulli(keys["base"], config.guidance_base_rate, rows)
   return label, jnp.where(dropped | base, 1.0, scale)

@@ -36,6 +36,9 @@ class Objective:
   offset: float = 0.01
   warmup: int = 0  # the diagonal alone up to and including this step
   lagrangian_form: str = "tangent"
+  freeze_target: bool = True  # False: see `losses.consistency`
+  teacher_guidance: float = 1.0  # scale of the guidance that is built into the teacher's labelled velocity
+  teacher_interval: tuple[float, ...] = (0.0, 1.0)  # times of the teacher in which the target is guided
   # Of the data, not a key of a configuration.
   null_label: int = dataclasses.field(default=0, metadata={"derived": True})
 
@@ -46,6 +49,10 @@ class Objective:
     checks.one_of("lagrangian_form", self.lagrangian_form, consistency.LAGRANGIAN_FORMS)
     for name in ("diagonal_power", "consistency_power", "warmup"):
       checks.at_least(name, getattr(self, name), 0)
+    checks.at_least("teacher_guidance", self.teacher_guidance, 1.0)
+    checks.shape("teacher_interval", self.teacher_interval, (2,))
+    checks.in_interval("teacher_interval", self.teacher_interval)
+    checks.ordered("teacher_interval[0]", self.teacher_interval[0], "[1]", self.teacher_interval[1])
     checks.at_least("offset", self.offset, 1e-12)  # 0 would make the weight of a zero error infinite
 
   @property
@@ -142,7 +149,12 @@ class _Terms:
   def from_teacher(self, s, x):
     """GLASS(teacher). Not frozen here: the published Lagrangian form has its gradient through x."""
     d = self.draws
-    guided = guidance.guided_teacher(self.teacher, self.config.null_label)
+    guided = guidance.guided_teacher(
+      self.teacher,
+      self.config.null_label,
+      trained_scale=self.config.teacher_guidance,
+      interval=self.config.teacher_interval,
+    )
     return glass.inner_velocity(guided, self.interpolant, s, x, d.t, self.x_t, d.cond)
 
   def from_data(self, s, noise, x):
@@ -165,17 +177,17 @@ class _Terms:
 
   def consistency(self):
     """Prediction and target of the chosen form of MATH 4.3-4.8."""
-    d, form = self.draws, self.config.consistency
+    d, form, freeze = self.draws, self.config.consistency, self.config.freeze_target
     x = interpolate(self.interpolant, d.s, d.e, d.x1)
     if form == "semigroup":
-      return consistency.semigroup(self.mean, d.s, d.u, x, d.g)
-    if form == "lagrangian":
-      return consistency.lagrangian(self.mean, d.s, d.u, x, self.own, self.config.lagrangian_form)
-    if form == "lagrangian_teacher":
-      return consistency.lagrangian(self.mean, d.s, d.u, x, self.from_teacher, self.config.lagrangian_form)
+      return consistency.semigroup(self.mean, d.s, d.u, x, d.g, freeze=freeze)
+    if form.startswith("lagrangian"):
+      inner = self.own if form == "lagrangian" else self.from_teacher
+      how = self.config.lagrangian_form
+      return consistency.lagrangian(self.mean, d.s, d.u, x, inner, how, freeze=freeze)
     inner = {
       "eulerian": lambda: self.own(d.s, x),
       "eulerian_teacher": lambda: self.from_teacher(d.s, x),
       "mean_flow": lambda: self.from_data(d.s, d.e, x),
     }[form]()
-    return consistency.eulerian(self.mean, d.s, d.u, x, inner)
+    return consistency.eulerian(self.mean, d.s, d.u, x, inner, freeze=freeze)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from mfm_jax import checks
 from mfm_jax.models import layers, mlp, unet, vit
+from mfm_jax.models.dit import DiT, DiTConfig
 from mfm_jax.precondition import GaussianSkip, precondition
 from mfm_jax.types import Array, Cond, PRNGKey, PyTree, Velocity
 
-NETWORKS = ("mlp", "vit", "unet")
+NETWORKS = ("mlp", "vit", "unet", "dit")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -23,9 +24,10 @@ class ModelConfig:
   name: str = "mlp"
   width: int = 128
   depth: int = 3  # blocks; unet: of each resolution, on the way down and again on the way up
-  heads: int = 4  # vit, unet
-  patch: int = 2  # vit, unet
+  heads: int = 4  # vit, unet, dit
+  patch: int = 2  # vit, unet, dit
   multipliers: tuple[int, ...] = (1, 2)  # unet: channels over width, finest resolution first
+  dit: DiTConfig = dataclasses.field(default_factory=DiTConfig)  # dit
   precondition: bool = True  # the Gaussian skip of MATH 9
   learned_weight: bool = False  # log-variance of the loss, W(s, u, t)
   dtype: str = "float32"  # of the computation; parameters are float32
@@ -35,10 +37,23 @@ class ModelConfig:
     checks.one_of("model.dtype", self.dtype, DTYPES)
     for name in ("width", "depth", "heads", "patch"):
       checks.at_least(f"model.{name}", getattr(self, name), 1)
-    if self.name == "vit" and self.width % self.heads:
+    if self.name in ("vit", "dit") and self.width % self.heads:
       raise ValueError(f"model.heads must divide model.width; got width {self.width}, heads {self.heads}")
     if self.name == "unet":
       self._check_unet()
+    if self.name == "dit":
+      self._check_dit()
+
+  def _check_dit(self):
+    if self.width % 4:
+      raise ValueError(
+        f"model.width must be a multiple of 4 for a dit's table of positions; got {self.width}"
+      )
+    if self.dit.encoder_depth > self.depth:
+      raise ValueError(
+        "model.dit.encoder_depth must be at most model.depth; "
+        f"got {self.dit.encoder_depth}, depth {self.depth}"
+      )
 
   def _check_unet(self):
     checks.at_least("the number of model.multipliers", len(self.multipliers), 1)
@@ -73,7 +88,7 @@ def build(
   *,
   shape: tuple[int, ...],
   num_classes: int = 0,
-  guided: bool = False,
+  guidance_scales: tuple[float, ...] = (),
   skip: GaussianSkip,
 ) -> Model:
   """The model of `config` for examples of `shape` (images NHWC without N).
@@ -82,7 +97,7 @@ def build(
     config: the network.
     shape: of one example.
     num_classes: 0 without labels; the null label is num_classes.
-    guided: whether the guidance scale is an input.
+    guidance_scales: trained scales of guidance beside 1; (): the scale is no input.
     skip: the Gaussian skip, used where config.precondition.
 
   Raises:
@@ -90,22 +105,28 @@ def build(
       halvings, do not divide; guidance without labels. The velocity raises for a key of cond that is no input
       of the network.
   """
-  if guided and not num_classes:
-    raise ValueError(f"a guidance scale needs labelled data; got guided={guided}, num_classes={num_classes}")
+  if guidance_scales and not num_classes:
+    raise ValueError(
+      f"guidance scales need labelled data; got guidance_scales={guidance_scales}, num_classes={num_classes}"
+    )
   dtype = DTYPES[config.dtype]
   common = {
     "width": config.width,
     "depth": config.depth,
     "num_classes": num_classes,
-    "guided": guided,
     "dtype": dtype,
   }
-  if config.name == "mlp":
-    net: nn.Module = mlp.MLP(**common)
-  else:
+  guided = bool(guidance_scales)
+  if config.name != "mlp":
     _check_image(config, shape)
     common |= {"heads": config.heads, "patch": config.patch}
-    net = vit.ViT(**common) if config.name == "vit" else unet.UNet(multipliers=config.multipliers, **common)
+  if config.name == "dit":
+    scales = tuple(sorted({1.0, *guidance_scales})) if guided else ()
+    net: nn.Module = DiT(guidance_scales=scales, config=config.dit, **common)
+  elif config.name == "unet":
+    net = unet.UNet(multipliers=config.multipliers, guided=guided, **common)
+  else:
+    net = {"mlp": mlp.MLP, "vit": vit.ViT}[config.name](guided=guided, **common)
   log_weight = layers.LogWeight()
   inputs = ("label",) * bool(num_classes) + ("guidance",) * guided
 

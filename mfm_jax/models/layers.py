@@ -5,6 +5,7 @@ in a row have zero gradients for ever (a zero embedder behind a closed gate neve
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from mfm_jax.types import Array
@@ -76,6 +77,18 @@ class Modulation(nn.Module):
 def modulate(x: Array, shift: Array, scale: Array) -> Array:
   """x (1 + scale) + shift; shift and scale broadcast like x."""
   return x * (1.0 + scale) + shift
+
+
+def attention(q: Array, k: Array, v: Array) -> Array:
+  """softmax(q k / sqrt(d)) v over tokens: (B, L, heads, d), (B, M, heads, d) twice -> (B, L, heads, d).
+
+  Written out for XLA: the fused kernels refuse the forward-mode derivatives of the objectives, and jax.nn's
+  own rounds float64 to float32. The softmax is in float32 at least.
+  """
+  dtype = jnp.promote_types(q.dtype, jnp.float32)
+  logits = jnp.einsum("blhd,bmhd->bhlm", q, k, preferred_element_type=dtype)
+  weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5).astype(v.dtype)
+  return jnp.einsum("bhlm,bmhd->blhd", weights, v)
 
 
 class LogWeight(nn.Module):

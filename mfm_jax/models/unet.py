@@ -1,7 +1,6 @@
 """A convolutional network with skip connections for small images (the paper's network for MNIST)."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from mfm_jax.models import layers, vit
@@ -104,7 +103,7 @@ class Attention(nn.Module):
     y = layers.modulate(_norm(self.dtype)(h), shift, scale)
     qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(y)
     q, k, v = jnp.split(qkv.reshape(batch, height * width, self.heads, -1), 3, axis=-1)
-    y = jax.nn.dot_product_attention(q, k, v, implementation="xla").reshape(h.shape)
+    y = layers.attention(q, k, v).reshape(h.shape)
     return h + nn.Dense(channels, dtype=self.dtype, name="projection")(y)
 
 

@@ -1,7 +1,6 @@
 """A small vision transformer for small images (digits, MNIST, CIFAR-10 in pixel space)."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from mfm_jax.models import layers
@@ -64,7 +63,7 @@ class Block(nn.Module):
     y = layers.modulate(_norm(self.dtype)(h), shift_a, scale_a)
     qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(y)
     q, k, v = jnp.split(qkv.reshape(batch, tokens, self.heads, -1), 3, axis=-1)
-    y = jax.nn.dot_product_attention(q, k, v, implementation="xla").reshape(h.shape)
+    y = layers.attention(q, k, v).reshape(h.shape)
     h = h + (1.0 + gate_a) * nn.Dense(width, dtype=self.dtype, name="projection")(y)
     y = layers.modulate(_norm(self.dtype)(h), shift_m, scale_m)
     y = nn.gelu(nn.Dense(4 * width, dtype=self.dtype, name="mlp_in")(y))

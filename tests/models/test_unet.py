@@ -53,8 +53,8 @@ def without(params, *path):
 
 def sizes(get_config, shape):
   config = from_dict(RunConfig, get_config().to_dict())
-  guided = bool(config.draws.guidance_scales)
-  model = build(config.model, shape=shape, num_classes=10, guided=guided, skip=SKIP)
+  scales = config.draws.guidance_scales
+  model = build(config.model, shape=shape, num_classes=10, guidance_scales=scales, skip=SKIP)
   params = jax.eval_shape(model.init, jax.random.key(0))
   zeros = [jax.ShapeDtypeStruct((3, *rest), jnp.float32) for rest in ((), (), shape, (), shape)]
   out = jax.eval_shape(lambda params, *point: model.velocity(params)(*point, None), params, *zeros)
