@@ -54,7 +54,6 @@ OUTSIDE = (
 OPTIONAL = (
   "diffusers",
   "open_clip",
-  "safetensors",
   "tensorflow",
   "torch",
   "torchvision",

@@ -1,4 +1,4 @@
-"""classifier_mnist.py at the 16x16 of mnist_cpu.py.
+"""classifier_mnist.py at the 12x12 of mnist_cpu.py.
 
 python -m experiments.classifier --config=experiments/configs/classifier_mnist_cpu.py \\
     --workdir=runs/classifier_mnist_cpu
@@ -12,6 +12,7 @@ from experiments.configs import classifier_mnist
 def get_config(mode: str = ""):
   """`mode`: "" or "smoke"."""
   config = classifier_mnist.get_config(mode)
+  config.steps *= 2
   with config.unlocked():
-    config.data.pool, config.width = 2, 16
+    config.data.size, config.data.pool, config.width = 24, 2, 16
   return config

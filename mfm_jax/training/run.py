@@ -41,7 +41,7 @@ def parts(config: RunConfig, info: DataInfo) -> Parts:
       config.model,
       shape=info.shape,
       num_classes=info.num_classes,
-      guided=bool(draws.guidance_scales),
+      guidance_scales=draws.guidance_scales,
       skip=GaussianSkip(interpolant=interpolant, data_std=info.data_std),
     ),
     draws=draws,
@@ -88,10 +88,24 @@ class Run:
 
   @property
   def scales(self) -> tuple[float, ...]:
-    """Guidance scales that it can be used at; the first is the default."""
-    trained = self.config.draws.guidance_scales
-    # Fine-tuning is at one scale, and leaves the others behind.
-    return (trained or (1.0,)) if self.finetuned else (1.0, *trained)
+    """Guidance scales that it was trained at with labels; the first is the default."""
+    draws = self.config.draws
+    trained = draws.guidance_scales
+    # Fine-tuning is at one scale, and leaves the others behind; without base examples scale 1 is not trained.
+    with_one = not trained or not (self.finetuned or draws.guidance_base_rate == 0)
+    return (1.0, *trained) if with_one else trained
+
+  def check_guidance(self, scale: float) -> None:
+    """Raises a ValueError for a scale that the run was not trained at."""
+    if any(abs(scale - trained) < 1e-6 for trained in self.scales):
+      return
+    trained = ", ".join(map(str, sorted(set(self.scales))))
+    if self.config.draws.guidance_between and not self.finetuned:
+      ends = self.config.draws.guidance_scales
+      if min(ends) <= scale <= max(ends):
+        return
+      trained += f", and all between {min(ends)} and {max(ends)}"
+    raise ValueError(f"guidance must be a scale the run was trained with ({trained}); got {scale}")
 
   def require_map(self) -> None:
     """Raises for a plain flow and a fine-tuned run, which have no one-step posterior draws."""
@@ -121,9 +135,8 @@ class Run:
       checks.shape("label", label, (n,))
       checks.in_interval("label", label, 0, classes)
       cond["label"] = label
-    if guidance is not None and not any(abs(guidance - scale) < 1e-6 for scale in self.scales):
-      trained = ", ".join(map(str, sorted(set(self.scales))))
-      raise ValueError(f"guidance must be a scale the run was trained with ({trained}); got {guidance}")
+    if guidance is not None:
+      self.check_guidance(guidance)
     if self.config.draws.guidance_scales:
       scale = self.scales[0] if guidance is None else guidance
       cond["guidance"] = jnp.where(
