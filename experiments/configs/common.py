@@ -3,6 +3,7 @@
 import ml_collections
 
 from mfm_jax.data.datasets import DataConfig
+from mfm_jax.models.dit import SIZES
 from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.classifier import ClassifierConfig
 from mfm_jax.training.config import RunConfig, to_dict
@@ -57,12 +58,52 @@ def finish(config: ml_collections.ConfigDict, mode: str) -> ml_collections.Confi
     config.log_every, config.eval_every, config.checkpoint_every = 5, 10, 10
     config.eval_batches = 2
     config.model.width, config.model.depth = 32, 2
+    if config.model.name == "dit":
+      config.model.heads, config.model.dit.encoder_depth = 4, 1
     config.data.train_size, config.data.test_size = 4096, 1024
     config.optimizer.warmup = 2
     config.loss.warmup = min(config.loss.warmup, 2)
     config.draws.anneal_start = min(config.draws.anneal_start, 2)
     config.draws.anneal_end = min(config.draws.anneal_end, 10)
   return config.lock()
+
+
+def imagenet(size: str, *, batch_size: int, diagonal_power: float) -> ml_collections.ConfigDict:
+  """ImageNet-256 latents and the published training (Table 5) of an MFM transformer with patches of 2."""
+  config = default("arrays")
+  data, model, optimizer = config.data, config.model, config.optimizer
+  data.shape, data.classes, data.latent_scale = (32, 32, 4), 1000, 0.18215
+  model.name, model.precondition, model.patch = "dit", False, 2
+  model.width, model.depth, model.heads, model.dit.encoder_depth = SIZES[size]
+  model.dtype, model.dit.remat = "bfloat16", "dots"
+  config.draws.context_power, config.draws.context_zero_rate = 2.0, 0.1
+  config.draws.label_dropout, config.draws.guidance_scales = 0.2, (2.5,)
+  config.loss.weighting, config.loss.offset = "adaptive", 0.01
+  config.loss.diagonal_power, config.loss.consistency_power = diagonal_power, 1.0
+  optimizer.name, optimizer.learning_rate, optimizer.schedule = "radam", 1e-4, "constant"
+  optimizer.warmup, optimizer.clip = 2_000, 1.5
+  config.steps, config.batch_size, config.ema = 100_000, batch_size, (0.9999,)
+  config.log_every, config.eval_every, config.checkpoint_every = 100, 5_000, 5_000
+  return config
+
+
+def from_teacher(config: ml_collections.ConfigDict, run: str, *, built_in: float = 1.0):
+  """`config` distilled from, and started at, the flow in the folder `run` (ESD with GLASS, Table 5)."""
+  config.teacher = config.init = run
+  config.loss.diagonal, config.loss.consistency = "teacher", "eulerian_teacher"
+  config.loss.teacher_guidance = built_in
+  config.model.dit.reverse_time = True
+  return config
+
+
+def finish_noise(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:
+  """`finish`, and with mode "smoke" noise in place of data."""
+  if _is_smoke(mode):
+    config.data.name, config.data.path = "noise", ""
+  config = finish(config, mode)
+  if config.data.name == "noise":
+    config.data.train_size, config.data.test_size = 256, 64
+  return config
 
 
 def finish_classifier(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:

@@ -107,7 +107,7 @@ def _check_names(state, kind, known) -> list[str]:
       raise ValueError(f"a {kind} state dict must hold nothing but its {len(wanted)} tensors; got {name}")
   if "pos_embed" not in state:
     raise ValueError(f"a {kind} state dict must hold pos_embed; got none")
-  return extra
+  return sorted(extra)
 
 
 def _shapes(state, kind, config, width):

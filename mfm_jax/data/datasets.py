@@ -8,7 +8,17 @@ from mfm_jax import checks
 from mfm_jax.data import arrays, idx, prepared, sources
 from mfm_jax.data.sources import Source
 
-NAMES = ("mixture", "digits", "idx", "arrays", "tfds/mnist", "tfds/cifar10", "tfds/imagenet2012")
+NAMES = (
+  "mixture",
+  "digits",
+  "idx",
+  "arrays",
+  "strips",
+  "noise",
+  "tfds/mnist",
+  "tfds/cifar10",
+  "tfds/imagenet2012",
+)
 _SIZED = ("idx", "tfds/mnist", "tfds/cifar10", "tfds/imagenet2012")
 _DECODED_LIMIT = 512  # examples that data_std decodes of a source that is not in memory
 
@@ -20,16 +30,19 @@ class DataConfig:
   Attributes:
     name: one of `NAMES`.
     path: idx: the folder ("" for $MFM_DATA_DIR/mnist); arrays: the folder of train.npz and test.npz;
-      tfds: the data_dir ("" for its default). Not read by the others.
+      strips: the folder ("" for $MFM_DATA_DIR/cifar10-subset); tfds: the data_dir ("" for its default).
+      Not read by the others.
     size: side of the images in pixels, 0 for the data set's own: idx, tfds/mnist and tfds/cifar10
       are padded, or cut at the border, to it, tfds/imagenet2012 is scaled and cropped to it (own: 256).
     pool: idx: side of the squares of pixels that are averaged, after that; 1 keeps them.
+    shape: of one example of arrays (checked when they are read, and what a dry run without them goes by) and
+      of noise.
     labelled: False drops the labels (num_classes 0).
-    classes: number of classes of an idx folder and of arrays.
+    classes: number of classes, of all but the mixture, digits and tfds.
     latent_scale, latent_shift: of arrays that are latents of an autoencoder: (latent - shift) * scale was
       stored. For whoever decodes them; nothing is scaled here.
-    train_size, test_size: draws of a mixture.
-    seed: of a mixture's draws.
+    train_size, test_size: draws of a mixture, examples of noise (which stands in where only speed counts).
+    seed: of these.
   """
 
   name: str
@@ -38,6 +51,7 @@ class DataConfig:
   pool: int = 1
   labelled: bool = True
   classes: int = 10
+  shape: tuple[int, ...] = ()
   latent_scale: float = 1.0
   latent_shift: float = 0.0
   train_size: int = 1 << 20
@@ -110,10 +124,20 @@ def _source(config: DataConfig, split: str, mixture) -> Source:
   if config.name == "digits":
     return sources.digits(split, labelled=labelled)
   if config.name == "arrays":
-    return arrays.array_folder(config.path, split, labelled=labelled, num_classes=config.classes)
+    source = arrays.array_folder(config.path, split, labelled=labelled, num_classes=config.classes)
+    if config.shape:
+      checks.shape(f"an example of the {split} split of {config.path}", source.x1[0], config.shape)
+    return source
+  if config.name == "noise":
+    size, stream = (config.train_size, 0) if split == "train" else (config.test_size, 1)
+    classes = config.classes if labelled else 0
+    return sources.noise(config.shape, size, config.seed, stream=stream, num_classes=classes)
+  if config.name == "strips":
+    folder = data_path(config.path, "cifar10-subset")
+    return arrays.strip_folder(folder, split, labelled=labelled, num_classes=config.classes)
   if config.name == "idx":
     return idx.idx_folder(
-      idx_path(config.path),
+      data_path(config.path, "mnist"),
       split,
       labelled=labelled,
       num_classes=config.classes,
@@ -124,13 +148,11 @@ def _source(config: DataConfig, split: str, mixture) -> Source:
   return prepared.tfds_source(name, split, config.path, labelled=labelled, size=config.size)
 
 
-def idx_path(path: str) -> pathlib.Path:
-  """`path`, or $MFM_DATA_DIR/mnist where it is empty."""
+def data_path(path: str, name: str) -> pathlib.Path:
+  """`path`, or the folder `name` in $MFM_DATA_DIR where it is empty."""
   if path:
     return pathlib.Path(path)
   root = os.environ.get("MFM_DATA_DIR", "")
   if not root:
-    raise ValueError(
-      "an idx folder must be named by data.path, or be the folder mnist in $MFM_DATA_DIR; got neither"
-    )
-  return pathlib.Path(root) / "mnist"
+    raise ValueError(f"data.path must name a folder, or $MFM_DATA_DIR one that holds {name}; got neither")
+  return pathlib.Path(root) / name

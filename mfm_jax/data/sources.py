@@ -159,6 +159,23 @@ def mixture(mixture, size: int, seed: int, *, stream: int = 0, labelled: bool = 
   return ArraySource(x1=x1, label=label if labelled else None, num_classes=len(weights) if labelled else 0)
 
 
+def noise(
+  shape: tuple[int, ...], size: int, seed: int, *, stream: int = 0, num_classes: int = 0
+) -> ArraySource:
+  """`size` examples of standard normal noise of `shape`, labels uniform: data where only speed counts.
+
+  Raises:
+    ValueError: an empty shape; size < 1; seed, stream or num_classes < 0.
+  """
+  checks.at_least("number of axes of data.shape", len(shape), 1)
+  checks.at_least("size", size, 1)
+  checks.at_least("seed", seed, 0)
+  rng = np.random.Generator(np.random.Philox([seed, stream]))
+  x1 = rng.standard_normal((size, *shape), np.float32)
+  label = rng.integers(num_classes, size=size) if num_classes else None
+  return ArraySource(x1=x1, label=label, num_classes=num_classes)
+
+
 def _symmetric_root(cov: np.ndarray) -> np.ndarray:
   """R = R^T with R R = cov; unlike Cholesky's factor it exists for singular covariances too."""
   variances, axes = np.linalg.eigh(cov)

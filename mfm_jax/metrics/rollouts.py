@@ -32,7 +32,7 @@ def energy_row(drawn: np.ndarray, rollouts: np.ndarray, again: np.ndarray) -> di
   }
 
 
-def class_row(
+def data_row(
   drawn: np.ndarray,
   rollouts: np.ndarray,
   x_t: np.ndarray,
@@ -42,7 +42,7 @@ def class_row(
   num_classes: int,
   interpolant: Interpolant,
 ) -> dict[str, float]:
-  """Total variation between the judged classes of draws and the class posterior of the training set.
+  """Draws against the exact posterior of the training set: their judged classes, and the draws themselves.
 
   Args:
     drawn, rollouts: (contexts, draws, ...).
@@ -53,8 +53,10 @@ def class_row(
     interpolant: of the run.
 
   Returns:
-    {"class_tv", "class_tv_rollouts", "class_tv_floor", "class_tv_prior"}: mean over contexts for the
-    draws, the rollouts, as many draws of the training set's posterior itself, and the class prior.
+    {"class_tv", "class_tv_rollouts", "class_tv_floor", "class_tv_prior"}: total variation to the class
+    posterior, mean over contexts, for the draws, the rollouts, as many draws of the training set's posterior
+    itself, and the class prior. {"energy_data", "energy_data_floor"}: energy distance to draws of that
+    posterior, for the draws and for as many draws of it.
   """
   contexts, draws = drawn.shape[:2]
   weights = empirical.posterior_weights(interpolant, t, x_t, train["x1"])
@@ -73,7 +75,17 @@ def class_row(
     "class_tv_floor": classes.class_frequencies(resampled, num_classes),
     "class_tv_prior": np.broadcast_to(prior, exact.shape),
   }
-  return {name: float(np.mean(classes.total_variation(table, exact))) for name, table in tables.items()}
+  out = {name: float(np.mean(classes.total_variation(table, exact))) for name, table in tables.items()}
+
+  def from_data():
+    rows = np.stack([rng.choice(len(row), draws, p=row / row.sum()) for row in weights])
+    return train["x1"][rows].reshape(contexts, draws, -1).astype(np.float64)
+
+  reference = from_data()
+  own = drawn.reshape(contexts, draws, -1).astype(np.float64)
+  for name, x in (("energy_data", own), ("energy_data_floor", from_data())):
+    out[name] = float(np.mean([energy_distance(a, b) for a, b in zip(x, reference, strict=True)]))
+  return out
 
 
 def value_row(

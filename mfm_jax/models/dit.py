@@ -90,7 +90,7 @@ class DiT(nn.Module):
     config, init = self.config, _Init(self.config.init)
 
     def embed_time(name, zero):
-      return _TimeEmbedding(self.width, init.last(zero), name=name)
+      return _TimeEmbedding(self.width, init.time, init.last_time(zero), name=name)
 
     start, end = (1.0 - s, 1.0 - u) if config.reverse_time else (s, u)
     time = embed_time("context_time", True)(t)
@@ -98,7 +98,7 @@ class DiT(nn.Module):
     decoder = embed_time("start_decoder", True)(start) + embed_time("end_decoder", False)(end) + time
     if self.num_classes:
       label = jnp.full(s.shape, self.num_classes) if label is None else label
-      embedding = self._table("label", self.num_classes + 1, nn.initializers.normal(0.02))(label)
+      embedding = self._table("label", self.num_classes + 1, init.embedding)(label)
       encoder, decoder = encoder + embedding, decoder + embedding
     if self.guidance_scales:
       embedding = self._guidance(jnp.ones_like(s) if guidance is None else guidance, init)
@@ -209,11 +209,12 @@ class _TimeEmbedding(nn.Module):
   """
 
   width: int
+  first_init: Any
   last_init: Any
 
   @nn.compact
   def __call__(self, time: Array) -> Array:
-    hidden = nn.Dense(self.width, kernel_init=nn.initializers.normal(0.02), name="in")(time_features(time))
+    hidden = nn.Dense(self.width, kernel_init=self.first_init, name="in")(time_features(time))
     return nn.Dense(self.width, kernel_init=self.last_init, name="out")(nn.silu(hidden))
 
 
@@ -222,23 +223,25 @@ class _Init:
 
   The published one zeroes two factors in a row (the context's embedding and, through scale = -1, its gate),
   so that its context never gets a gradient unless pretrained weights are loaded over it. The live one has
-  small values where that one has zeros, and a context that is added as it is.
+  small values where that one has zeros, a context that is added as it is, and embeddings of order 1.
   """
 
   def __init__(self, kind: str):
     zeros, live = nn.initializers.zeros, kind == "live"
     self._zeros, self._live = zeros, live
+    self.embedding = nn.initializers.normal(1.0 if live else 0.02)
+    self.time = nn.initializers.lecun_normal() if live else self.embedding
     self.patch = nn.initializers.xavier_uniform()
     self.context = self.patch if live else zeros
     self.modulation = layers.modulation_init if live else zeros
     self.gate = layers.modulation_init if live else zeros
     self.gate_bias = zeros if live else _shut
     self.output = layers.output_init if live else zeros
-    self.table = nn.initializers.normal(0.02) if live else zeros
+    self.table = self.embedding if live else zeros
 
-  def last(self, zero: bool):
+  def last_time(self, zero: bool):
     """Of the last layer of a time embedding; `zero`: the published one starts at zero."""
-    return self._zeros if zero and not self._live else nn.initializers.normal(0.02)
+    return self._zeros if zero and not self._live else self.time
 
 
 def _shut(key, shape, dtype=jnp.float32):
@@ -255,6 +258,18 @@ def _remat(block, policy: str):
     return block
   saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
   return nn.remat(block, policy=saved, prevent_cse=False)
+
+
+def with_context(params: dict) -> dict:
+  """Parameters of a flow, which has no context, as a map's to start from: the same function, and alive.
+
+  As the published training starts from a pretrained flow: the context is embedded as the state is, behind a
+  gate that is shut (scale -1) but, unlike both factors at zero, has a gradient.
+  """
+  shut = {name: jnp.zeros_like(leaf) for name, leaf in params["context_modulation"].items()}
+  width = params["state"]["bias"].shape[0]
+  shut["bias"] = shut["bias"].at[width:].set(-1.0)
+  return {**params, "context": dict(params["state"]), "context_modulation": shut}
 
 
 def time_features(t: Array) -> Array:

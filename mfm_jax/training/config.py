@@ -51,6 +51,7 @@ class RunConfig:
   optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
   interpolant: str = "linear"
   teacher: str = ""  # "oracle" (mixtures), the workdir of a trained run, or "" for none
+  init: str = ""  # the workdir of a run whose parameters training starts from, or "" for none
   seed: int = 0
   steps: int = 10_000
   batch_size: int = 256  # over all devices and hosts

@@ -114,7 +114,7 @@ def _images(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]
     )
     if "posterior" in metrics:
       row = rollouts.energy_row(drawn, reference, again)
-      row |= rollouts.class_row(
+      row |= rollouts.data_row(
         drawn,
         reference,
         given["x_t"],

@@ -78,6 +78,7 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     mesh=mesh,
     init=lambda: base.params,
     loss=make_loss(base, tuned, config.loss, draws, reward, what.decode),
+    frozen=base.params,
     batches=loop.batches_of(dataset.train, config, config.seed),
     evaluation=evaluation,
     sources={"base": base.sha256, "reward": config.steering.classifiers},
@@ -88,13 +89,13 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
 def make_loss(
   base: Run, tuned: Run, objective: FTObjective, draws: FTDrawConfig, reward: Reward, decode: Decode | None
 ) -> LossFn:
-  """(params, batch, key, step) -> (mean loss, mean of each term)."""
+  """The loss and its terms, each a mean over the batch; its frozen parameters are those of the base."""
 
-  def loss(params, batch, key, step):
+  def loss(params, frozen, batch, key, step):
     del step
     per_example, terms = objective(
       tuned.marginal_of(params),
-      base.velocity,
+      base.parts.model.velocity(frozen),
       base.interpolant,
       draw(key, batch, draws),
       reward,

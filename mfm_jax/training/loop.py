@@ -49,12 +49,16 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
   info = folder.data_info(dataset)
   folder.check_workdir(workdir, config, info, folder.RUN)
   pieces = run.parts(config, info)
-  teacher, teacher_id = run.teacher(config, info)
-  loss = step.make_loss(pieces.model, pieces.interpolant, pieces.objective, pieces.draws, teacher)
+  teacher = run.teacher(config, info)
+  marginal = teacher and teacher.marginal
+  loss = step.make_loss(pieces.model, pieces.interpolant, pieces.objective, pieces.draws, marginal)
+  frozen = teacher and teacher.params
+  start = run.start(config, info, pieces.model)
 
   def evaluation(writer: MetricWriter) -> Evaluate:
     return _Evaluation(
       loss=jax.jit(loss),
+      frozen=frozen,
       batches=_held_out(dataset, config),
       painter=_painter(pieces, dataset, config),
       config=config,
@@ -68,11 +72,12 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
     config,
     workdir,
     mesh=mesh,
-    init=lambda: pieces.model.init(jax.random.key(config.seed)),
+    init=start.init,
     loss=loss,
+    frozen=frozen,
     batches=batches_of(dataset.train, config, config.seed),
     evaluation=evaluation,
-    sources={"teacher": teacher_id},
+    sources={"teacher": teacher.identity if teacher else "", "init": start.identity},
   )
 
 
@@ -83,6 +88,7 @@ def fit(
   mesh: Mesh,
   init: Callable[[], PyTree],
   loss: step.LossFn,
+  frozen: PyTree = None,
   batches: Any,
   evaluation: Callable[[MetricWriter], Evaluate],
   sources: dict[str, str],
@@ -95,7 +101,7 @@ def fit(
     workdir: the run folder.
     mesh: of the devices.
     init: () -> parameters.
-    loss: see `step.LossFn`.
+    loss, frozen: see `step.LossFn`.
     batches: of `batches_of`.
     evaluation: writer -> state -> figures, which it writes; those of the last state go into the summary.
     sources: identities of what the training reads beside data, by the key of the configuration that names it.
@@ -132,6 +138,7 @@ def fit(
         mesh=mesh,
         writer=writer,
         checkpoints=checkpoints,
+        frozen=frozen,
         evaluate=evaluate,
         meta=sources,
         limits=limits,
@@ -160,6 +167,7 @@ class _Trainer:
   mesh: Mesh
   writer: MetricWriter
   checkpoints: Checkpoints
+  frozen: PyTree
   evaluate: Evaluate
   meta: dict[str, Any]
   limits: Mapping[str, float]
@@ -178,7 +186,7 @@ class _Trainer:
     window, pending = list(window), None
     for now in range(first + 1, config.steps + 1):
       batch = sharding.put_batch(next(batches), self.mesh)
-      state, metrics = compiled(state, batch)
+      state, metrics = compiled(state, self.frozen, batch)
       # Fetched one step late, so that the device never waits for the host; at a save at once, so that
       # no parameters are kept that came from a value that is not finite.
       if pending is not None:
@@ -208,7 +216,7 @@ class _Trainer:
   def _compile(self, train_step, state, batches):
     start, position = time.monotonic(), batches.get_state()
     batch = sharding.put_batch(next(batches), self.mesh)  # for its shapes
-    compiled = step.compile_step(train_step, state, batch, self.mesh)
+    compiled = step.compile_step(train_step, state, self.frozen, batch, self.mesh)
     batches.set_state(position)
     return compiled, time.monotonic() - start
 
@@ -231,6 +239,7 @@ class _Evaluation:
   """state -> held-out losses of the longest average; writes them and the pictures."""
 
   loss: step.LossFn
+  frozen: PyTree
   batches: list[dict[str, np.ndarray]]
   painter: pictures.Painter
   config: RunConfig
@@ -244,7 +253,8 @@ class _Evaluation:
     for i, batch in enumerate(self.batches):
       key = jax.random.fold_in(jax.random.key(EVAL_SEED), i)
       # At the last step, so that annealing and warm-up do not change what is compared.
-      value, terms = self.loss(params, sharding.put_batch(batch, self.mesh), key, self.config.steps)
+      batch = sharding.put_batch(batch, self.mesh)
+      value, terms = self.loss(params, self.frozen, batch, key, self.config.steps)
       totals.append({"loss": float(value), **{name: float(term) for name, term in terms.items()}})
     means = {}
     for name in totals[0] if totals else ():

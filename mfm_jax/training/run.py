@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from mfm_jax import checks, flow_map, interpolants, oracles
 from mfm_jax.interpolants import Interpolant
 from mfm_jax.losses import DrawConfig, Objective
-from mfm_jax.models import Model, build
+from mfm_jax.models import Model, build, dit
 from mfm_jax.precondition import GaussianSkip
 from mfm_jax.training import folder, optimizer, sharding
 from mfm_jax.training.checkpoint import Checkpoints
@@ -198,30 +199,87 @@ def read_config(workdir: pathlib.Path) -> tuple[RunConfig, DataInfo]:
   return folder.read(workdir, RunConfig, folder.RUN, folder.FINETUNED)
 
 
-def teacher(config: RunConfig, info: DataInfo) -> tuple[MarginalVelocity | None, str]:
-  """The teacher's marginal velocity and its identity ("" for none, "oracle", or a parameter hash).
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher:
+  """A frozen flow: its marginal velocity as a function of its parameters."""
+
+  params: PyTree
+  marginal: Callable[[PyTree], MarginalVelocity]
+  identity: str  # "oracle", or the hash of the parameters
+
+
+def teacher(config: RunConfig, info: DataInfo) -> Teacher | None:
+  """The teacher of a run, None where no form asks for one.
 
   Raises:
-    ValueError: a teacher of another interpolant, shape or number of classes, or fine-tuned at another
-      guidance scale than 1, which teachers are asked at.
+    ValueError: a teacher of another interpolant, shape or number of classes, or not trained at guidance scale
+      1, which teachers are asked at.
   """
   if not config.loss.needs_teacher:
-    return None, ""
+    return None
   if config.teacher == "oracle":
-    mixture = config.mixture.build()
-    return oracles.as_marginal(mixture, interpolants.get(config.interpolant)), "oracle"
+    exact = oracles.as_marginal(config.mixture.build(), interpolants.get(config.interpolant))
+    return Teacher(params=(), marginal=lambda params: exact, identity="oracle")
   run = load_run(config.teacher)
-  for name, own, other in (
+  _check_same_problem(config, info, run, "teacher")
+  if 1.0 not in run.scales:
+    trained = ", ".join(map(str, run.scales))
+    raise ValueError(
+      f"a teacher must be trained at guidance scale 1; got {config.teacher}, trained at {trained}"
+    )
+  return Teacher(params=run.params, marginal=run.marginal_of, identity=run.sha256)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+  """The parameters before the first step."""
+
+  init: Callable[[], PyTree]
+  identity: str  # hash of the parameters that they come from, "" for none
+
+
+def start(config: RunConfig, info: DataInfo, model: Model) -> Start:
+  """The parameters that a run starts from: its own initialisation, and over it those of config.init.
+
+  Raises:
+    ValueError: a config.init of another interpolant, shape or number of classes, or of another network.
+  """
+
+  def own():
+    return model.init(jax.random.key(config.seed))
+
+  if not config.init:
+    return Start(init=own, identity="")
+  run = load_run(config.init)
+  _check_same_problem(config, info, run, "init")
+  for name in ("width", "depth", "heads", "patch"):
+    mine, other = (getattr(c.model, name) for c in (config, run.config))
+    if config.model.name != run.config.model.name or mine != other:
+      raise ValueError(
+        f"config.init must be a run of the same network; got model.{name}={other}, {mine} here"
+      )
+  params = run.params
+  if config.model.name == "dit" and not run.config.is_map:
+    params = {**params, "net": dit.with_context(params["net"])}
+  known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+  def init():
+    def choose(path, fresh):
+      old = known.get(jax.tree_util.keystr(path))
+      return fresh if old is None or old.shape != fresh.shape else old
+
+    return jax.tree_util.tree_map_with_path(choose, own())
+
+  return Start(init=init, identity=run.sha256)
+
+
+def _check_same_problem(config: RunConfig, info: DataInfo, run: Run, name: str) -> None:
+  for what, own, other in (
     ("interpolant", config.interpolant, run.config.interpolant),
     ("shape", info.shape, run.info.shape),
     ("num_classes", info.num_classes, run.info.num_classes),
   ):
     if own != other:
       raise ValueError(
-        f"the teacher must have the {name} of the run; got {other} in {config.teacher}, {own} here"
+        f"the {name} must have the {what} of the run; got {other} in {run.workdir}, {own} here"
       )
-  if 1.0 not in run.scales:
-    raise ValueError(
-      f"a teacher must be trained at guidance scale 1; got {config.teacher}, fine-tuned at {run.scales[0]}"
-    )
-  return run.marginal, run.sha256

@@ -14,7 +14,9 @@ from mfm_jax.training import sharding
 from mfm_jax.training.state import TrainState, ema_update
 from mfm_jax.types import Array, MarginalVelocity, PRNGKey, PyTree
 
-LossFn = Callable[[PyTree, dict[str, Array], PRNGKey, Array], tuple[Array, dict[str, Array]]]
+# (params, frozen, batch, key, step) -> (loss, terms). `frozen` are other parameters that the loss reads, such
+# as a teacher's: an argument, because a compiled program would hold a copy of each constant.
+LossFn = Callable[[PyTree, PyTree, dict[str, Array], PRNGKey, Array], tuple[Array, dict[str, Array]]]
 
 
 def make_loss(
@@ -22,17 +24,20 @@ def make_loss(
   interpolant: Interpolant,
   objective: Objective,
   draws: DrawConfig,
-  teacher: MarginalVelocity | None,
+  teacher: Callable[[PyTree], MarginalVelocity] | None,
 ) -> LossFn:
-  """(params, batch, key, step) -> (mean loss, mean of each term); the one place where the mean is taken."""
+  """The loss and its terms, each a mean over the batch; the one place where the mean is taken.
 
-  def loss(params, batch, key, step):
+  `teacher` takes the frozen parameters.
+  """
+
+  def loss(params, frozen, batch, key, step):
     per_example, terms = objective(
       model.velocity(params),
       interpolant,
       draw(key, batch, step, draws),
       step=step,
-      teacher=teacher,
+      teacher=None if teacher is None else teacher(frozen),
       weight=model.loss_weight,
       log_weight=None if model.log_weight is None else model.log_weight(params),
     )
@@ -42,12 +47,12 @@ def make_loss(
 
 
 def make_train_step(loss: LossFn, optimizer: optax.GradientTransformation, seed: int):
-  """(state, batch) -> (state, metrics). The key of a step is fold_in(key(seed), step)."""
+  """(state, frozen, batch) -> (state, metrics). The key of a step is fold_in(key(seed), step)."""
 
-  def train_step(state: TrainState, batch: dict[str, Array]):
+  def train_step(state: TrainState, frozen: PyTree, batch: dict[str, Array]):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     step = state.step + 1  # counted from 1, so that "after warmup steps" is step > warmup
-    (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key, step)
+    (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params, frozen, batch, key, step)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = {
@@ -59,8 +64,8 @@ def make_train_step(loss: LossFn, optimizer: optax.GradientTransformation, seed:
   return train_step
 
 
-def compile_step(train_step, state: TrainState, batch: PyTree, mesh: Mesh):
-  """`train_step` compiled for this state and batch: batch split over the mesh, state donated."""
+def compile_step(train_step, state: TrainState, frozen: PyTree, batch: PyTree, mesh: Mesh):
+  """`train_step` compiled for these arguments: batch split over the mesh, state donated."""
   whole, split = sharding.replicated(mesh), sharding.over_batch(mesh)
-  jitted = jax.jit(train_step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
-  return jitted.lower(state, batch).compile()
+  shardings = {"in_shardings": (whole, whole, split), "out_shardings": (whole, whole)}
+  return jax.jit(train_step, **shardings, donate_argnums=0).lower(state, frozen, batch).compile()

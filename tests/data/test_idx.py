@@ -128,7 +128,7 @@ def test_idx_folder_refuses(tmp_path):
   reason="needs the MNIST idx files in $MFM_DATA_DIR/mnist",
 )
 def test_mnist_has_its_published_counts_and_moments():
-  folder = datasets.idx_path("")
+  folder = datasets.data_path("", "mnist")
   train, test = (idx.idx_folder(folder, split) for split in ("train", "test"))
   assert (len(train), len(test)) == (60_000, 10_000)
   np.testing.assert_array_equal(

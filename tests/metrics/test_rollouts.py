@@ -46,9 +46,12 @@ def test_classes_of_draws_from_the_training_posterior():
 
   def tv(drawn):
     linear = interpolants.Linear()
-    return rollouts.class_row(drawn, drawn, x_t, t, judge, train, 2, linear)
+    return rollouts.data_row(drawn, drawn, x_t, t, judge, train, 2, linear)
 
   right = np.repeat(x1[:4][:, None], 8, axis=1)
   assert tv(right)["class_tv"] == pytest.approx(0.0, abs=1e-6)
   assert tv(-right)["class_tv"] == pytest.approx(1.0, abs=1e-6)
   assert tv(right)["class_tv_prior"] == pytest.approx(0.5, abs=1e-6)
+  exact = tv(right)
+  assert exact["energy_data"] < 0.05 * tv(-right)["energy_data"]
+  assert abs(exact["energy_data_floor"]) < 0.02 * tv(-right)["energy_data"]

@@ -95,7 +95,7 @@ def test_primitives_are_the_published_ones(golden):
   _, params = golden_case.model(golden, "base")
   net = params["net"]
   assert error(dit.time_features(jnp.asarray(file["t"])), file["time_features"]) <= VALUES
-  embed = dit._TimeEmbedding(net["start"]["in"]["bias"].shape[0], nn.initializers.zeros)
+  embed = dit._TimeEmbedding(net["start"]["in"]["bias"].shape[0], *[nn.initializers.zeros] * 2)
   embedded = embed.apply({"params": net["start"]}, jnp.asarray(file["t"]))
   assert error(embedded, file["s_embedder_out"]) <= VALUES
   assert error(jax.nn.gelu(jnp.asarray(file["x_grid"]), approximate=True), file["gelu"]) <= VALUES

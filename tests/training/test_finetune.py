@@ -128,10 +128,10 @@ def test_stopping_and_starting_again_changes_nothing(finished, tmp_path, monkeyp
   def stopping(*args):
     compiled = compile_step(*args)
 
-    def call(state, batch):
+    def call(state, frozen, batch):
       if int(state.step) + 1 in stop_at:
         raise Stop
-      return compiled(state, batch)
+      return compiled(state, frozen, batch)
 
     return call
 
@@ -200,7 +200,7 @@ def test_guidance_is_one_declared_scale(labelled, tmp_path):
     loaded.cond(None, 1.0, 1)
   assert load_run(labelled).scales == (1.0, 2.0)
   distill = {"loss.diagonal": "teacher", "teacher": str(tmp_path / "run"), "data.labelled": True}
-  with pytest.raises(ValueError, match=r"trained at guidance scale 1; got .*, fine-tuned at 2.0"):
+  with pytest.raises(ValueError, match=r"trained at guidance scale 1; got .*, trained at 2.0"):
     run.teacher(run_case.smoke(distill), loaded.info)
 
 
@@ -229,7 +229,7 @@ def test_one_guidance_for_everything_in_training(labelled, tmp_path, monkeypatch
   tuned = start(base, config, tmp_path)
   loss = make_loss(base, tuned, config.loss, laws, config.build_reward(), None)
   batch = {"x1": jnp.ones((16, 2)), "label": jnp.arange(16) % 3}
-  loss(base.params, batch, jax.random.key(0), 1)
+  loss(base.params, base.params, batch, jax.random.key(0), 1)
   drawn = draw(jax.random.key(0), batch, laws)
   assert len(seen) == 3
   for label, scale in seen:

@@ -36,12 +36,12 @@ def observed(monkeypatch):
   def observing(*args):
     compiled = compile_step(*args)
 
-    def call(state, batch):
+    def call(state, frozen, batch):
       now = int(state.step) + 1
       if now == observed.stop_at:
         raise Stop
       observed.batches[now] = np.asarray(batch["x1"])
-      return compiled(state, batch)
+      return compiled(state, frozen, batch)
 
     return call
 

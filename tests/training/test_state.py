@@ -66,7 +66,8 @@ def test_the_hash_sees_every_change(other):
 def test_a_step_draws_from_its_own_key_and_counts_from_one():
   """The loss of this step is its key's draw times the parameter: the metrics show key and step."""
 
-  def loss(params, batch, key, now):
+  def loss(params, frozen, batch, key, now):
+    assert frozen is None
     value = params["w"] * jax.random.normal(key, ()) + jnp.mean(batch["x1"])
     return value, {"now": now}
 
@@ -74,7 +75,7 @@ def test_a_step_draws_from_its_own_key_and_counts_from_one():
   state = create({"w": jnp.asarray(2.0)}, optax.sgd(0.5), (0.5,))
   w = 2.0
   for i in range(3):
-    state, metrics = train_step(state, {"x1": jnp.ones(4)})
+    state, metrics = train_step(state, None, {"x1": jnp.ones(4)})
     noise = float(jax.random.normal(jax.random.fold_in(jax.random.key(7), i), ()))
     np.testing.assert_allclose(metrics["loss"], w * noise + 1.0, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(metrics["grad_norm"], abs(noise), rtol=1e-5, atol=1e-6)

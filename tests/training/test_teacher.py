@@ -19,8 +19,9 @@ DISTILL = {"loss.diagonal": "teacher", "loss.consistency": "eulerian_teacher"}
 def test_the_oracle_is_the_closed_form_and_needs_no_folder():
   config = run_case.smoke({**DISTILL, "teacher": "oracle"})
   info = folder.DataInfo(shape=(2,), num_classes=0, data_std=1.0, image=False)
-  velocity, name = run.teacher(config, info)
-  assert name == "oracle"
+  teacher = run.teacher(config, info)
+  assert teacher.identity == "oracle"
+  velocity = teacher.marginal(teacher.params)
   t, x = jnp.asarray([0.2, 0.7]), jnp.asarray([[0.3, -1.0], [2.0, 1.0]])
   direct = oracles.as_marginal(oracles.paper_mixture(), run.parts(config, info).interpolant)
   np.testing.assert_array_equal(velocity(t, x, None), direct(t, x, None))
@@ -28,7 +29,7 @@ def test_the_oracle_is_the_closed_form_and_needs_no_folder():
 
 def test_no_teacher_where_no_form_asks_for_one():
   info = folder.DataInfo(shape=(2,), num_classes=0, data_std=1.0, image=False)
-  assert run.teacher(run_case.smoke(), info) == (None, "")
+  assert run.teacher(run_case.smoke(), info) is None
 
 
 def test_training_with_the_oracle(tmp_path):
@@ -51,10 +52,10 @@ def test_a_trained_flow_teaches_and_is_known_again(flow, tmp_path, monkeypatch):
   def stopping(*args):
     compiled = compile_step(*args)
 
-    def call(state, batch):
+    def call(state, frozen, batch):
       if int(state.step) == 12:
         raise Stop
-      return compiled(state, batch)
+      return compiled(state, frozen, batch)
 
     return call
 
@@ -76,10 +77,10 @@ def test_a_trained_flow_teaches_and_is_known_again(flow, tmp_path, monkeypatch):
 
 
 def test_the_teacher_is_the_flow_of_its_folder(flow):
-  velocity, name = run.teacher(run_case.smoke({**DISTILL, "teacher": str(flow)}), load_run(flow).info)
-  loaded = load_run(flow)
+  teacher = run.teacher(run_case.smoke({**DISTILL, "teacher": str(flow)}), load_run(flow).info)
+  loaded, velocity = load_run(flow), teacher.marginal(teacher.params)
   t, x = jnp.asarray([0.0, 0.7]), jnp.ones((2, 2))
-  assert name == loaded.sha256
+  assert teacher.identity == loaded.sha256
   np.testing.assert_array_equal(velocity(t, x, None), loaded.marginal(t, x, None))
 
 

@@ -1,0 +1,104 @@
+"""What a training step of a configuration takes, compiled without data, weights or arrays."""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mfm_jax import oracles
+from mfm_jax.data import datasets
+from mfm_jax.flow_map import marginal_velocity
+from mfm_jax.training import folder, optimizer, run, sharding, step
+from mfm_jax.training.config import RunConfig
+from mfm_jax.training.folder import DataInfo
+from mfm_jax.training.state import create
+from mfm_jax.types import PyTree
+
+
+def info_of(config: RunConfig) -> DataInfo:
+  """The data description: config.data.shape where it is given, that of the data where they are there.
+
+  Raises:
+    ValueError: neither.
+  """
+  data = config.data
+  if data.shape:
+    return DataInfo(
+      shape=data.shape, num_classes=data.classes if data.labelled else 0, data_std=1.0, image=False
+    )
+  mixture = config.mixture.build() if data.name == "mixture" else None
+  return folder.data_info(datasets.load(data, mixture))
+
+
+def abstract_step(config: RunConfig, info: DataInfo) -> tuple[Any, tuple[PyTree, PyTree, PyTree]]:
+  """The train step of a run and its arguments (state, frozen, batch) as shapes.
+
+  A teacher's network is that of its folder where there is one, otherwise taken to be the run's own.
+  """
+  pieces = run.parts(config, info)
+  teacher, frozen = None, None
+  if config.teacher == "oracle":
+    exact = oracles.as_marginal(config.mixture.build(), pieces.interpolant)
+    teacher = lambda params: exact  # noqa: E731
+  elif config.loss.needs_teacher:
+    own = config
+    if pathlib.Path(config.teacher).exists():
+      own, _ = run.read_config(pathlib.Path(config.teacher))
+    network = run.parts(own, info).model
+    frozen = jax.eval_shape(network.init, jax.random.key(0))
+    teacher = lambda params: marginal_velocity(network.velocity(params))  # noqa: E731
+  loss = step.make_loss(pieces.model, pieces.interpolant, pieces.objective, pieces.draws, teacher)
+  optimiser = optimizer.build(config.optimizer, config.steps)
+  state = jax.eval_shape(lambda: create(pieces.model.init(jax.random.key(0)), optimiser, config.ema))
+  batch = {
+    "x1": jax.ShapeDtypeStruct((config.batch_size, *info.shape), jnp.float32),
+    "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+  }
+  return step.make_train_step(loss, optimiser, config.seed), (state, frozen, batch)
+
+
+def dry_run(config: RunConfig) -> dict[str, Any]:
+  """Compiles the train step for the devices here and says what it takes; trains nothing.
+
+  Returns:
+    parameters, those of the teacher, seconds of lowering and compilation, and from the compiler's memory
+    analysis, in bytes a device: arguments (state, teacher, batch), temporary, output that is not donated.
+  """
+  info, mesh = info_of(config), sharding.data_mesh()
+  sharding.check_batch_size(config.batch_size, mesh)
+  train_step, arguments = abstract_step(config, info)
+  start = time.monotonic()
+  compiled = step.compile_step(train_step, *arguments, mesh)
+  seconds = time.monotonic() - start
+  memory = compiled.memory_analysis()
+  own = dataclasses.asdict(info)
+  out = {
+    "shape": list(own["shape"]),
+    "num_classes": own["num_classes"],
+    "batch_size": config.batch_size,
+    "devices": mesh.size,
+    "parameters": _size(arguments[0].params),
+    "teacher_parameters": _size(arguments[1]),
+    "seconds_compile": round(seconds, 2),
+    "bytes_arguments": memory.argument_size_in_bytes,
+    "bytes_temporary": memory.temp_size_in_bytes,
+    "bytes_output": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+  }
+  for name, value in out.items():
+    shown = (
+      f"{value / 2**30:.2f} GiB"
+      if name.startswith("bytes")
+      else f"{value:,}"
+      if type(value) is int
+      else value
+    )
+    print(f"{name:<20} {shown}", flush=True)
+  return out
+
+
+def _size(tree: PyTree) -> int:
+  return int(sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree)))
