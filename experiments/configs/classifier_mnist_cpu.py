@@ -14,5 +14,5 @@ def get_config(mode: str = ""):
   config = classifier_mnist.get_config(mode)
   config.steps *= 2
   with config.unlocked():
-    config.data.size, config.data.pool, config.width = 24, 2, 16
+    config.data.size, config.data.pool, config.width = 24, 2, 32
   return config

@@ -13,11 +13,11 @@ def get_config(mode: str = ""):
   """`mode`: "" or "smoke"."""
   config = common.default("idx")
   config.data.size, config.data.pool = 24, 2
-  config.steps = 6_000
+  config.steps = 12_000
   config.batch_size = 128
   config.model.name, config.model.width, config.model.depth = "unet", 32, 1
   config.model.patch, config.model.multipliers = 2, (1, 2)
-  config.draws.label_dropout = 0.8  # posteriors and steering use the map without a label
+  config.draws.label_dropout = 0.9  # posteriors and steering use the map without a label
   config.loss.weighting = "l2"
   config.optimizer.learning_rate = 2e-3
   config.ema = (0.99, 0.998)

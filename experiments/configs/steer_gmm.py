@@ -19,8 +19,7 @@ def get_config(mode: str = ""):
   config.reward.name, config.reward.sigma = "likelihood", 0.2
   config.sampler, config.steps = "sde", 250
   config.mfm_gf.draws = 32
-  # A sharp reward makes single gradients huge: MFM-G's steering is kept below the drift, whatever that costs
-  # in bias. Fixed beforehand, not tuned.
-  config.mfm_g.renormalise, config.mfm_g.limit = "clip", 1.0
+  # A sharp reward makes single gradients huge: MFM-G's are kept within what weights of its draws can give.
+  config.mfm_g.bounded = True
   config.num, config.seeds, config.smc.particles = 4096, 1, 4096
   return common.finish_steer(config, mode)

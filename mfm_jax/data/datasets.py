@@ -109,7 +109,7 @@ def load(config: DataConfig, mixture=None) -> Dataset:
     shape=train.shape,
     num_classes=train.num_classes,
     data_std=sources.root_mean_square(train, **({} if in_memory else {"limit": _DECODED_LIMIT})),
-    image=len(train.shape) == 3,
+    image=len(train.shape) == 3 and train.shape[-1] in (1, 3),  # latents of four channels are not
   )
 
 

@@ -71,6 +71,11 @@ class RunConfig:
     checks.at_least("number of ema decays", len(self.ema), 1)
     for decay in self.ema:
       checks.in_interval("ema", decay)
+    if self.draws.guidance_between and self.model.name == "dit" and self.model.dit.guidance != "continuous":
+      raise ValueError(
+        "model.dit.guidance must be continuous with draws.guidance_between: a table has the trained scales "
+        f"alone; got {self.model.dit.guidance}"
+      )
     if self.loss.needs_teacher and not self.teacher:
       raise ValueError(
         "config.teacher must be oracle or a run folder with "

@@ -51,7 +51,7 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
   sharding.check_batch_size(config.batch_size, mesh)
   base = run.load_run(config.base)
   base.require_map()
-  base.cond(None, config.draws.guidance, 1)
+  base.check_guidance(config.draws.guidance)
   what, reward = subject.from_run(base), config.build_reward()
   subject.check(what, reward, config.steering)
   folder.check_workdir(workdir, config, base.info, folder.FINETUNED)
@@ -181,10 +181,8 @@ class Panel:
 
 def start(base: Run, config: FinetuneConfig, workdir: pathlib.Path) -> Run:
   """The fine-tuned run before its first step: its base at one guidance scale, marginal-only."""
-  scales = (config.draws.guidance,) if base.config.draws.guidance_scales else ()
   used = dataclasses.replace(
     base.config,
-    draws=dataclasses.replace(base.config.draws, guidance_scales=scales),
     loss=dataclasses.replace(base.config.loss, diagonal="data", consistency="none"),
     teacher="",
     **{name: getattr(config, name) for name in OWN},
@@ -197,4 +195,5 @@ def start(base: Run, config: FinetuneConfig, workdir: pathlib.Path) -> Run:
     step=0,
     ema=str(max(config.ema)),
     finetuned=True,
+    only_scale=config.draws.guidance,
   )

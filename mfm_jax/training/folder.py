@@ -44,6 +44,8 @@ def check_workdir(workdir: pathlib.Path, config: Any, info: DataInfo, kind: str)
     return
   stored = _read(workdir, kind)
   new = describe(config, info, kind)
+  # Keys that are newer than the folder have their defaults there.
+  stored["config"] = to_dict(from_dict(type(config), stored["config"]))
   for key in _MAY_CHANGE[kind]:
     stored["config"].pop(key, None)
     new["config"].pop(key, None)
@@ -66,6 +68,12 @@ def write_config(workdir: pathlib.Path, config: Any, info: DataInfo, kind: str, 
 def kind_of(workdir: pathlib.Path) -> str:
   """The kind of a folder; raises as `read`."""
   return _read(workdir, RUN, CLASSIFIER, FINETUNED)["kind"]
+
+
+def finetuned_guidance(workdir: pathlib.Path) -> float | None:
+  """The guidance scale of a fine-tuned run, None of other runs; raises as `read`."""
+  stored = _read(workdir, RUN, CLASSIFIER, FINETUNED)
+  return stored["config"]["draws"]["guidance"] if stored["kind"] == FINETUNED else None
 
 
 def read(workdir: pathlib.Path, config_type: type, *kinds: str) -> tuple[Any, DataInfo]:

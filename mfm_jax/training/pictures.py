@@ -42,7 +42,9 @@ class Painter:
   is_map: bool
 
   def pictures(self, params: PyTree) -> dict[str, np.ndarray]:
-    """uint8 (H, W, 3) by name: "samples", and for a map of images "posterior"."""
+    """uint8 (H, W, 3) by name: "samples", for a map of images "posterior"; none of latents."""
+    if not (self.image or len(self.test.shape) == 1):
+      return {}
     out = {"samples": self.samples(params)}
     if self.is_map and self.image:
       out["posterior"] = self.posterior(params)

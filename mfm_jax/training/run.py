@@ -56,6 +56,7 @@ class Run:
 
   Attributes:
     finetuned: whether it was fine-tuned to a reward, so that its law is no longer that of its data.
+    only_scale: the guidance scale that it was fine-tuned at, which leaves the others behind; else None.
   """
 
   workdir: pathlib.Path
@@ -67,6 +68,7 @@ class Run:
   params: PyTree
   sha256: str
   finetuned: bool = False
+  only_scale: float | None = None
 
   @property
   def velocity(self) -> Velocity:
@@ -90,18 +92,19 @@ class Run:
   @property
   def scales(self) -> tuple[float, ...]:
     """Guidance scales that it was trained at with labels; the first is the default."""
+    if self.only_scale is not None:
+      return (self.only_scale,)
     draws = self.config.draws
-    trained = draws.guidance_scales
-    # Fine-tuning is at one scale, and leaves the others behind; without base examples scale 1 is not trained.
-    with_one = not trained or not (self.finetuned or draws.guidance_base_rate == 0)
-    return (1.0, *trained) if with_one else trained
+    # Without base examples scale 1 is not trained.
+    untrained_at_one = draws.guidance_scales and draws.guidance_base_rate == 0
+    return draws.guidance_scales if untrained_at_one else (1.0, *draws.guidance_scales)
 
   def check_guidance(self, scale: float) -> None:
     """Raises a ValueError for a scale that the run was not trained at."""
     if any(abs(scale - trained) < 1e-6 for trained in self.scales):
       return
     trained = ", ".join(map(str, sorted(set(self.scales))))
-    if self.config.draws.guidance_between and not self.finetuned:
+    if self.config.draws.guidance_between and self.only_scale is None:
       ends = self.config.draws.guidance_scales
       if min(ends) <= scale <= max(ends):
         return
@@ -125,10 +128,11 @@ class Run:
       n: batch size.
 
     Raises:
-      ValueError: a label out of range, labels or a scale that the run was not trained with.
+      ValueError: a label out of range, labels or a scale that the run was not trained with, a scale other
+        than 1 without labels, which there is nothing to guide to.
     """
     cond = {}
-    classes = self.info.num_classes
+    classes, unlabelled = self.info.num_classes, label is None
     if label is not None and not classes:
       raise ValueError(f"label must be absent for a run without labels; got {label}")
     if classes:
@@ -138,6 +142,8 @@ class Run:
       cond["label"] = label
     if guidance is not None:
       self.check_guidance(guidance)
+      if unlabelled and guidance != 1.0:
+        raise ValueError(f"guidance must be 1 or absent without labels; got {guidance}")
     if self.config.draws.guidance_scales:
       scale = self.scales[0] if guidance is None else guidance
       cond["guidance"] = jnp.where(
@@ -187,6 +193,7 @@ def load_run(workdir: str | pathlib.Path, *, ema: str = "") -> Run:
     params=params,
     sha256=params_sha256(params),
     finetuned=folder.kind_of(workdir) == folder.FINETUNED,
+    only_scale=folder.finetuned_guidance(workdir),
   )
 
 

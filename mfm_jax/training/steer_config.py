@@ -263,6 +263,12 @@ class SteerConfig:
     checks.at_least("mfm_gf.draws", self.mfm_gf.draws, 2)
     if self.dps.draws:
       raise ValueError(f"dps.draws must be 0: DPS has no posterior draws; got {self.dps.draws}")
+    bounded = {"dps": self.dps, "mfm_gf": self.mfm_gf, "hybrid": self.hybrid}
+    if self.smc.twist != "mfm_g":
+      bounded["smc.guide"] = self.smc.guide
+    for name, own in bounded.items():
+      if own.bounded:
+        raise ValueError(f"{name}.bounded must be False: the bound is one of MFM-G; got True")
     untouched = dataclasses.replace(self.best_of_n, draws=0, steps=0)
     if untouched != MethodConfig():
       raise ValueError(

@@ -120,6 +120,16 @@ def test_guidance_scales_follow_their_rates():
   assert not (never.guidance[never.label != CLASSES] == 1).any()
 
 
+def test_guidance_between_two_scales_is_log_uniform():
+  config = dataclasses.replace(GUIDED, guidance_scales=(4.0, 2.0), guidance_between=True)
+  found = sampled(config)
+  guided = found.guidance[found.guidance > 1.0]
+  assert_share(found.guidance > 1.0, 0.8 * 0.7)
+  assert stats.kstest(np.log2(guided) - 1.0, "uniform").pvalue > 1e-3
+  with pytest.raises(ValueError, match=r"guidance_scales must hold two ends .*; got \(2.0,\)"):
+    dataclasses.replace(GUIDED, guidance_scales=(2.0,), guidance_between=True)
+
+
 def test_cond_holds_what_there_is():
   draws = sampled(n=8)
   assert set(draws.cond) == {"label", "guidance"}

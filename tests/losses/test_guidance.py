@@ -45,6 +45,35 @@ def test_model_guidance_is_the_difference_of_two_plain_calls():
   assert (np.abs(np.asarray(actual)[~at_one]) > 1e-3).all()
 
 
+def test_guidance_that_is_built_into_a_teacher_is_taken_out_first():
+  """A teacher that gives v_null + 2 (v_cond - v_null) for a label, recombined, is one that gives v_cond."""
+  (t, _), (x, _) = states()
+  cond = {"label": LABEL, "guidance": SCALES}
+
+  def built_in(t, x, cond):
+    null = toy_teacher(t, x, {"label": jnp.full_like(cond["label"], NULL)})
+    return null + 2.0 * (toy_teacher(t, x, cond) - null)
+
+  plain = guided_teacher(toy_teacher, NULL)
+  recombined = guided_teacher(built_in, NULL, trained_scale=2.0)
+  np.testing.assert_allclose(recombined(t, x, cond), plain(t, x, cond), rtol=1e-4, atol=1e-5)
+  # Without a scale it is the conditional velocity, not the guided one that the teacher was trained to give.
+  label = {"label": LABEL}
+  np.testing.assert_allclose(recombined(t, x, label), toy_teacher(t, x, label), rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_is_guided_in_its_interval_alone():
+  (t, _), (x, _) = states()
+  cond = {"label": LABEL, "guidance": jnp.full(4, 3.0)}
+  found = guided_teacher(toy_teacher, NULL, interval=(0.2, 0.6))(t, x, cond)
+  inside = np.asarray((t >= 0.2) & (t <= 0.6))
+  assert 0 < inside.sum() < 4
+  everywhere = guided_teacher(toy_teacher, NULL)
+  np.testing.assert_allclose(found[inside], everywhere(t, x, cond)[inside], rtol=1e-6)
+  one = {"label": LABEL, "guidance": jnp.ones(4)}
+  np.testing.assert_allclose(found[~inside], everywhere(t, x, one)[~inside], rtol=1e-6)
+
+
 def test_the_gain_of_the_paper_at_its_scale():
   # (5.1): g = 0.6 at w_cfg = 2.5
   x = jnp.ones((1, 1))

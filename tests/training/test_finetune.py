@@ -195,9 +195,11 @@ def test_guidance_is_one_declared_scale(labelled, tmp_path):
   assert loaded.scales == (2.0,)
   # The default is the declared scale; the null label has scale 1, as in training.
   np.testing.assert_array_equal(loaded.cond(np.array([0, 3]), None, 2)["guidance"], [2.0, 1.0])
-  np.testing.assert_array_equal(loaded.cond(None, 2.0, 1)["guidance"], [1.0])
+  np.testing.assert_array_equal(loaded.cond(None, None, 1)["guidance"], [1.0])
+  with pytest.raises(ValueError, match=r"guidance must be 1 or absent without labels; got 2.0"):
+    loaded.cond(None, 2.0, 1)
   with pytest.raises(ValueError, match=re.escape("scale the run was trained with (2.0); got 1.0")):
-    loaded.cond(None, 1.0, 1)
+    loaded.cond(np.array([0]), 1.0, 1)
   assert load_run(labelled).scales == (1.0, 2.0)
   distill = {"loss.diagonal": "teacher", "teacher": str(tmp_path / "run"), "data.labelled": True}
   with pytest.raises(ValueError, match=r"trained at guidance scale 1; got .*, trained at 2.0"):

@@ -42,6 +42,10 @@ REWARD = likelihoods.paper_likelihood()
     ({"seed": 1 << 20}, "seed must lie in"),
     ({"seed": (1 << 20) - 2, "seeds": 3}, "seed must lie in"),
     ({"dps": MethodConfig(draws=5)}, "dps.draws must be 0: DPS has no posterior draws; got 5"),
+    (
+      {"mfm_gf": MethodConfig(draws=4, bounded=True)},
+      "mfm_gf.bounded must be False: the bound is one of MFM-G",
+    ),
     ({"best_of_n": MethodConfig(scales=(1.0, 2.0))}, "best_of_n may have draws and steps alone"),
     ({"best_of_n": MethodConfig(renormalise="clip")}, "best_of_n may have draws and steps alone"),
     ({"interpolant": "trigonometric"}, "must be left alone without teacher=oracle"),

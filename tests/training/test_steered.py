@@ -366,7 +366,7 @@ def test_under_a_label_the_law_is_not_the_mixture(finished):
   assert subjects.from_run(labelled).mixture is not None
   assert subjects.from_run(labelled, label=3).mixture is not None  # the null label
   assert subjects.from_run(labelled, label=1).mixture is None
-  assert subjects.from_run(labelled, guidance=2.0).mixture is None
+  assert subjects.from_run(labelled, label=1, guidance=2.0).mixture is None
   assert subjects.from_run(dataclasses.replace(labelled, finetuned=True)).mixture is None
 
 
