@@ -1,5 +1,6 @@
 """The hybrid of MFM-G and MFM-GF, schemes of draws, draws that are left out, draws over several devices."""
 
+import os
 import subprocess
 import sys
 
@@ -236,8 +237,8 @@ assert sharding.of_rows(6) is None
 
 def test_draws_are_split_over_the_devices_of_a_mesh():
   """Two states on four devices: it is the draws that are shared out, and the result is the same."""
-  flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-  environment = run_case.environment(**flags)
+  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+  environment = run_case.environment(XLA_FLAGS=flags)
   done = subprocess.run(
     [sys.executable, "-c", _DEVICES], env=environment, capture_output=True, text=True, check=False
   )

@@ -1,5 +1,6 @@
 """Steering and fine-tuning a loaded run on several devices: no different from one."""
 
+import os
 import subprocess
 import sys
 
@@ -36,7 +37,8 @@ def steer(folder):
 
 
 def test_several_devices(finished, tmp_path):
-  environment = run_case.environment(XLA_FLAGS="--xla_force_host_platform_device_count=4")
+  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+  environment = run_case.environment(XLA_FLAGS=flags)
   environment["PYTHONPATH"] += f":{run_case.ROOT / 'tests' / 'training'}"
   done = subprocess.run(
     [sys.executable, "-c", _PROGRAM, str(finished), str(tmp_path)],
