@@ -11,11 +11,15 @@ import pytest
 
 from mfm_jax import convert
 from mfm_jax.data import datasets
+from mfm_jax.finetuning.draws import FTDrawConfig
 from mfm_jax.models import dit
 from mfm_jax.models.dit import DiTConfig
-from mfm_jax.training import converted
+from mfm_jax.training import converted, steered, subject
 from mfm_jax.training.converted import Weights
+from mfm_jax.training.finetune import finetune
+from mfm_jax.training.finetune_config import FinetuneConfig
 from mfm_jax.training.run import load_run
+from mfm_jax.training.steer_config import MethodConfig, RewardConfig, SteerConfig
 
 VARIANTS = ("base", "zero_data_false", "preserve_t_cond_0", "joint_attention", "qk_norm", "parametrization")
 WIDTH, DEPTH, PATCH, GRID, CHANNELS, CLASSES = 16, 3, 2, 2, 3, 5
@@ -200,6 +204,45 @@ def test_weights_of_a_map_are_used_at_their_scales_alone(golden, tmp_path):
       converted.read(file, dataclasses.replace(weights, **changes))
   report = converted.check(file, weights)
   assert np.isfinite(report["sample_rms"])
+
+
+def test_a_converted_map_is_steered_and_fine_tuned_by_a_reward_on_latents(golden, tmp_path):
+  sizes = golden.json("configs")["base"]["dit"]
+  shape = (sizes["input_size"], sizes["input_size"], sizes["in_channels"])
+  rng = np.random.default_rng(0)
+  for split in ("train", "test"):
+    x1 = rng.normal(size=(16, *shape)).astype(np.float32)
+    np.savez(tmp_path / f"{split}.npz", x1=x1, label=np.arange(16) % sizes["label_dim"])
+  weights = Weights(
+    kind="mfm",
+    heads=sizes["num_heads"],
+    encoder_depth=sizes["encoder_depth"],
+    guidance_scales=tuple(sizes["model_guidance_class_ws"]),
+    data=str(tmp_path),
+  )
+  file = save(tmp_path / "w.safetensors", golden("A_base_weights"))
+  converted.to_run(file, tmp_path / "run", weights)
+  run, size = load_run(tmp_path / "run"), int(np.prod(shape))
+  reward = RewardConfig(name="quadratic", centre=(0.0,) * size, sigma=4.0)
+  config = SteerConfig(steps=2, num=4, reward=reward, mfm_gf=MethodConfig(draws=2))
+  scale = weights.guidance_scales[0]
+  what = subject.from_run(run, label=1, guidance=scale)
+  steer = steered.Method(what, config.build_reward(), config, "mfm_gf", num=4)
+  assert np.isfinite(steer(jax.random.key(0)).x1).all()
+  with pytest.raises(ValueError, match="guidance must be a scale the run was trained with"):
+    subject.from_run(run, label=1, guidance=scale + 1)
+  tuning = FinetuneConfig(
+    base=str(tmp_path / "run"),
+    reward=reward,
+    draws=FTDrawConfig(guidance=scale, per_state=2),
+    steps=2,
+    batch_size=4,
+    eval_num=4,
+    eval_every=0,
+  )
+  finetune(tuning, tmp_path / "tuned")
+  tuned = load_run(tmp_path / "tuned")
+  assert (tuned.scales, tuned.config.is_map) == ((scale,), False)
 
 
 def test_what_is_no_file_of_weights_is_refused(tmp_path):

@@ -24,7 +24,8 @@ from mfm_jax.training.config import RunConfig, from_dict
 
 STEPS, SHARE = 3, 1e-4
 OTHERS = ("benchmark_", "common", "steer_", "classifier_", "finetune_")  # no flow maps
-SAME = ("imagenet_b2", "imagenet_b2_distill")  # at the size of these tests the same as imagenet_xl2
+# At the size of these tests the same as imagenet_xl2 and its distillation; and flows, which have no context.
+SAME = ("imagenet_b2", "imagenet_b2_distill", "cifar10_distill", "cifar10_flow", "digits_flow")
 NAMES = sorted(
   m.name
   for m in pkgutil.iter_modules(configs.__path__)
