@@ -19,6 +19,6 @@ def get_config(mode: str = ""):
   steer.methods = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g", "smc", "search")
   steer.dps.scales = (0.125, 0.25, 0.5, 1.0)
   steer.smc.particles, steer.search.particles = 64, 2
-  config.samplers, config.draws = ("ode",), (4, 16)
+  config.samplers, config.draws, config.draws_g = ("ode",), (4, 16), (4,)
   config.dps_steps = (0, 264)  # as many as the cost of MFM-GF with N = 16 buys
   return common.finish_benchmark(config, mode)

@@ -1,4 +1,4 @@
-"""A Meta Flow Map on the CIFAR-10 of cifar10.py, distilled from the flow of cifar10_flow.py and started at it.
+"""A Meta Flow Map on the CIFAR-10 of cifar10.py, distilled from, and started at, the flow of cifar10_flow.py.
 
 python -m experiments.train --config=experiments/configs/cifar10_flow.py --workdir=runs/cifar10_flow
 python -m experiments.train --config=experiments/configs/cifar10_distill.py --workdir=runs/cifar10_distill

@@ -180,7 +180,8 @@ def _cases(config: BenchmarkConfig) -> list[tuple[str, str, tuple[int, ...], int
     for method in config.steer.methods:
       own = "sde" if method == "smc" else "" if method == "search" else sampler
       least = cost.least_draws(method, config.steer.smc.twist)
-      every = tuple(sorted({n for n in config.draws if n >= least})) if least else (0,)
+      numbers = (config.draws_g if method in ("mfm_g", "hybrid") else ()) or config.draws
+      every = tuple(sorted({n for n in numbers if n >= least})) if least else (0,)
       groups = (every,) if method == "best_of_n" else tuple((n,) for n in every)
       steps = config.dps_steps if method == "dps" else (0,)
       cases += [(own, method, draws, k) for draws in groups for k in steps]

@@ -25,6 +25,7 @@ class BenchmarkConfig:
     classifier: of the rewards "classes"; None where these name one themselves, or there are none.
     steer: reward, methods and their settings but for the draws, samples and seeds ("steering").
     draws: N of each method that draws ("steering"); those that need a spread of draws begin at 2.
+    draws_g: the same of MFM-G and the hybrid, whose draws cost a backward pass each; () for `draws`.
     dps_steps: K of DPS, a row each, 0 for that of the comparison ("steering"): with more steps it spends as
       much as the methods that draw.
     samplers: "ode", "sde" ("steering"). SMC runs with the SDE alone, a search without either, once.
@@ -37,6 +38,7 @@ class BenchmarkConfig:
   classifier: ClassifierConfig | None = None
   steer: SteerConfig = dataclasses.field(default_factory=SteerConfig)
   draws: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+  draws_g: tuple[int, ...] = ()
   dps_steps: tuple[int, ...] = (0,)
   samplers: tuple[str, ...] = ("ode", "sde")
   variance: VarianceConfig = dataclasses.field(default_factory=VarianceConfig)
@@ -48,7 +50,7 @@ class BenchmarkConfig:
     for sampler in self.samplers:
       checks.one_of("samplers", sampler, steer.SAMPLERS)
     checks.at_least("number of draws", len(self.draws), 1)
-    for n in self.draws:
+    for n in (*self.draws, *self.draws_g):
       checks.at_least("draws", n, 1)
     checks.at_least("number of dps_steps", len(self.dps_steps), 1)
     for method in self.steer.methods:

@@ -41,7 +41,7 @@ def info_of(config):
   else:
     shape, classes = SHAPES[config.data.name]
   if config.data.size:
-    shape = (config.data.size, config.data.size, shape[-1])
+    shape = (config.data.size // config.data.pool,) * 2 + (shape[-1],)
   num_classes = classes if config.data.labelled else 0
   return folder.DataInfo(shape=shape, num_classes=num_classes, data_std=0.8, image=len(shape) == 3)
 
