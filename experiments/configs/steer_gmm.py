@@ -20,7 +20,7 @@ def get_config(mode: str = ""):
   config.sampler, config.steps = "sde", 250
   config.mfm_gf.draws = 32
   # A sharp reward makes single gradients huge: MFM-G's are kept within what weights of its draws can give.
-  # Without the jackknife, whose differences add to the noise that the bound cuts: chosen on a reward of sigma .4.
+  # Without the jackknife, whose differences add to the noise that it cuts: chosen on a reward of sigma .4.
   config.mfm_g.bounded, config.mfm_g.jackknife = True, 1
   config.num, config.seeds, config.smc.particles = 4096, 1, 4096
   return common.finish_steer(config, mode)
