@@ -43,6 +43,8 @@ def main():
   if not (_TO.value or _CHECK.value):
     raise ValueError("--to must name a run folder or a .safetensors file (or pass --check); got none")
   if pathlib.Path(_FROM.value).is_dir():
+    if _CHECK.value:
+      raise ValueError("--check must be absent for a run folder: it reads files of weights")
     return converted.from_run(_FROM.value, _TO.value or "", _KIND.value, ema=_EMA.value)
   weights = Weights(
     kind=_KIND.value,

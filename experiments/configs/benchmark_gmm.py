@@ -18,4 +18,5 @@ def get_config(mode: str = ""):
   config = common.benchmark(run=gmm.get_config(mode), steer=steer_gmm.get_config())
   config.steer.seeds = 3
   config.steer.smc.particles = 4096
+  config.draws_g = config.draws[1:]  # the bound of MFM-G needs two draws
   return common.finish_benchmark(config, mode)

@@ -88,11 +88,13 @@ def imagenet(size: str, *, batch_size: int, diagonal_power: float) -> ml_collect
 
 
 def from_teacher(config: ml_collections.ConfigDict, run: str, *, built_in: float = 1.0):
-  """`config` distilled from, and started at, the flow in the folder `run` (ESD with GLASS, Table 5)."""
+  """`config` distilled from, and started at, the flow in the folder `run` (ESD with GLASS, Table 5).
+
+  `built_in`: scale of the guidance in the flow's labelled velocity. The network's options must be the flow's.
+  """
   config.teacher = config.init = run
   config.loss.diagonal, config.loss.consistency = "teacher", "eulerian_teacher"
   config.loss.teacher_guidance = built_in
-  config.model.dit.reverse_time = True
   return config
 
 

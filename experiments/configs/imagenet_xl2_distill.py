@@ -15,4 +15,5 @@ from experiments.configs import common
 def get_config(mode: str = ""):
   """`mode`: "" or "smoke"."""
   config = common.imagenet("XL", batch_size=360, diagonal_power=1.0)
+  config.model.dit.reverse_time = True  # DMF's data lie at time 0
   return common.finish_noise(common.from_teacher(config, "runs/dmf_xl2", built_in=2.5), mode)

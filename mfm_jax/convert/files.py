@@ -38,11 +38,14 @@ def write_state(path: str | pathlib.Path, state: dict[str, np.ndarray], metadata
   """Writes .safetensors with metadata.
 
   Raises:
-    ValueError: another ending.
+    ValueError: another ending, a file that is there.
   """
   path = pathlib.Path(path)
   if path.suffix != ".safetensors":
     raise ValueError(f"weights are written as .safetensors; got {path}")
+  if path.exists():
+    raise ValueError(f"weights must go to a new file; {path} is there")
+  path.parent.mkdir(parents=True, exist_ok=True)
   contiguous = {name: np.ascontiguousarray(value) for name, value in state.items()}
   safetensors.numpy.save_file(contiguous, path, metadata)
 

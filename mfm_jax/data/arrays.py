@@ -2,12 +2,16 @@
 
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mfm_jax import checks
 from mfm_jax.data.sources import ArraySource
+
+# What NumPy raises for empty, cut, renamed and garbled files.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, TypeError)
 
 
 def array_folder(
@@ -41,8 +45,8 @@ def array_folder(
       if missing:
         raise ValueError(f"{file} must hold the arrays {', '.join(names)}; got {', '.join(arrays) or 'none'}")
       found = {name: arrays[name] for name in names}
-  except (zipfile.BadZipFile, OSError) as error:
-    raise ValueError(f"{file} must be a readable .npz file; got {error}") from None
+  except _DAMAGED as error:
+    raise ValueError(f"{file} must be a readable .npz file; got {error!r}") from None
   try:
     return ArraySource(**found, num_classes=num_classes if labelled else 0)
   except ValueError as error:
@@ -81,7 +85,7 @@ def strip_folder(
   if labelled:
     try:
       label = np.load(labels, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (*_DAMAGED, ValueError) as error:
       raise ValueError(f"{labels} must be a readable .npy file; got {error}") from None
   try:
     classes = num_classes if labelled else 0

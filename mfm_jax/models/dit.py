@@ -260,15 +260,16 @@ def _remat(block, policy: str):
   return nn.remat(block, policy=saved, prevent_cse=False)
 
 
-def with_context(params: dict) -> dict:
-  """Parameters of a flow, which has no context, as a map's to start from: the same function, and alive.
+def with_context(params: dict, *, preserve_at_zero: bool = False) -> dict:
+  """Parameters of a converted flow as a map's to start from: the same function, with a context that is alive.
 
   As the published training starts from a pretrained flow: the context is embedded as the state is, behind a
   gate that is shut (scale -1) but, unlike both factors at zero, has a gradient.
   """
   shut = {name: jnp.zeros_like(leaf) for name, leaf in params["context_modulation"].items()}
   width = params["state"]["bias"].shape[0]
-  shut["bias"] = shut["bias"].at[width:].set(-1.0)
+  if not preserve_at_zero:  # which adds the -1 itself, at every t
+    shut["bias"] = shut["bias"].at[width:].set(-1.0)
   return {**params, "context": dict(params["state"]), "context_modulation": shut}
 
 

@@ -166,15 +166,17 @@ def value_and_grad_g(
 
   Args and errors as `estimate_value`, with
     bound: the interpolant that the velocity was trained with, to shorten gradients that no weights such as
-      these can give. grad V is (b / a^2) times the shift of the posterior's mean when it is weighted by exp r
-      (as `value_and_grad_gf`), and by Cauchy and Schwarz weights of mean 1 and mean square N / ess shift the
-      mean of draws by at most
+      these can give (draws: at least 2). grad V is (b / a^2) times the shift of the posterior's mean when it
+      is weighted by exp r (as `value_and_grad_gf`), and by Cauchy and Schwarz weights of mean 1 and mean
+      square N / ess shift the mean of draws by at most
           sqrt(N / ess - 1) (mean_i |x1_i - mean x1|^2)^1/2.
 
   Returns:
     The estimate of V and its gradient (B, ...) like x_t, exact without a jackknife and a bound.
   """
   sampling = Sampling(**sampling)
+  if bound is not None:
+    checks.at_least("draws", sampling.draws, 2)
   evaluate = evaluator(velocity, t, x_t, reward, cond, sampling)
 
   def consume(carry, e):

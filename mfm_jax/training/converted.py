@@ -1,6 +1,7 @@
 """Published weights as a run folder, and a run of the transformer as published weights."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -67,6 +68,12 @@ class Weights:
     checks.one_of("--data_at", self.data_at, ("", *DATA_AT))
     for name in ("heads", "encoder_depth"):
       checks.at_least(f"--{name}", getattr(self, name), 0)
+    scales = (1.0, *self.guidance_scales)
+    if not all(low < high for low, high in itertools.pairwise(scales)):
+      raise ValueError(
+        "--guidance_scales must ascend from above 1, as the rows of the table do; "
+        f"got {','.join(map(str, self.guidance_scales))}"
+      )
     if self.guidance_scales and self.kind != "mfm":
       raise ValueError(
         f"--guidance_scales must be absent for {self.kind} weights, which take no scale; "
@@ -101,11 +108,13 @@ def describe(state: Mapping[str, np.ndarray], weights: Weights) -> tuple[RunConf
   rows = 1 + len(weights.guidance_scales)
   if weights.kind == "mfm":
     found = _tensor(state, "guidance_embedder.embedding_table.weight", 2).shape[0]
-    if found != rows:
+    if found != rows or rows == 1:
       raise ValueError(
         f"--guidance_scales must name the {found - 1} scales beside 1 of the guidance table; "
         f"got {weights.guidance_scales}"
       )
+  if width % (weights.heads or heads):
+    raise ValueError(f"--heads must divide the width of {width}; got {weights.heads or heads}")
   outputs = _tensor(state, "final_layer.linear.weight", 2).shape[0]
   own = DiTConfig(
     encoder_depth=(weights.encoder_depth or encoder) if split else 0,
@@ -119,7 +128,8 @@ def describe(state: Mapping[str, np.ndarray], weights: Weights) -> tuple[RunConf
     init="published",
   )
   size = {"width": width, "depth": depth, "heads": weights.heads or heads, "patch": patch}
-  data = {"path": weights.data, "classes": classes}
+  side = grid * patch
+  data = {"path": weights.data, "classes": classes, "shape": (side, side, channels)}
   data |= {"latent_scale": weights.latent_scale, "latent_shift": weights.latent_shift}
   config = RunConfig(
     data=DataConfig(name="arrays", **data),
@@ -133,7 +143,6 @@ def describe(state: Mapping[str, np.ndarray], weights: Weights) -> tuple[RunConf
     ema=_EMA,
     steps=1,
   )
-  side = grid * patch
   info = DataInfo(shape=(side, side, channels), num_classes=classes, data_std=1.0, image=False)
   return config, info
 
@@ -197,7 +206,7 @@ def check(path: str, weights: Weights, *, entry: str = "") -> dict[str, Any]:
     print(f"{item.names[0]}{blocks} -> {'/'.join(item.path)}")
   for name in report["unused"]:
     print(f"{name}: not used")
-  velocity = parts(config, info).model.velocity(params)
+  model = parts(config, info).model
   n = min(4, info.num_classes)
   x, label = jax.random.normal(jax.random.key(0), (n, *info.shape)), jnp.arange(n)
   cond = {"label": label}
@@ -205,10 +214,18 @@ def check(path: str, weights: Weights, *, entry: str = "") -> dict[str, Any]:
     cond["guidance"] = jnp.full(n, weights.guidance_scales[0])
   zero = jnp.zeros(n)
   if config.is_map:
-    first = jax.jit(lambda x: flow_map.posterior_map(velocity, x, zero, jnp.zeros_like(x), cond))(x)
+
+    def sample(params, x):
+      return flow_map.posterior_map(model.velocity(params), x, zero, jnp.zeros_like(x), cond)
   else:
-    drift = flow_map.marginal_velocity(velocity)
-    first = jax.jit(lambda x: integrators.ode(x, times.grid(10), lambda t, x: drift(t, x, cond))[0])(x)
+
+    def sample(params, x):
+      drift = flow_map.marginal_velocity(model.velocity(params))
+      return integrators.ode(x, times.grid(10), lambda t, x: drift(t, x, cond))[0]
+
+  first = jax.jit(sample)(params, x)
+  if not bool(jnp.isfinite(first).all()):
+    raise ValueError(f"samples of the network must be finite; got others from {path}")
   report |= {"sample_mean": float(first.mean()), "sample_rms": float(jnp.sqrt((first**2).mean()))}
   return report
 
@@ -226,12 +243,23 @@ def from_run(workdir: str, path: str, kind: str, *, ema: str = "") -> dict[str, 
       "published weights need model.name=dit without precondition and learned_weight; got "
       f"{model.name}, {model.precondition}, {model.learned_weight}"
     )
+  needed = {
+    "the linear interpolant": run.config.interpolant == "linear",
+    "labels": run.info.num_classes > 0,
+    "square images": run.info.shape[0] == run.info.shape[1],
+    "model.dit.guidance_decoder=False": kind != "mfm" or not model.dit.guidance_decoder,
+  }
+  for name, met in needed.items():
+    if not met:
+      raise ValueError(f"published {kind} weights have {name}; got a run without, {workdir}")
   if kind == "mfm" and (not run.config.draws.guidance_scales or model.dit.guidance != "table"):
     raise ValueError("mfm weights have a table of guidance: draws.guidance_scales, model.dit.guidance=table")
   grid = run.info.shape[0] // model.patch
   params = jax.device_get(run.params["net"])
   state = convert.to_state(params, kind, model.dit, patch=model.patch, grid=grid)
-  convert.write_state(path, state, {"params_sha256": run.sha256, "kind": kind})
+  scales = ",".join(map(str, run.config.draws.guidance_scales))
+  about = {"params_sha256": run.sha256, "kind": kind, "guidance_scales": scales}
+  convert.write_state(path, state, {**about, "encoder_depth": str(model.dit.encoder_depth)})
   return {"kind": kind, "tensors": len(state), "params_sha256": run.sha256, "out": str(path)}
 
 

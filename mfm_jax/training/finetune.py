@@ -76,7 +76,8 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     config,
     workdir,
     mesh=mesh,
-    init=lambda: base.params,
+    init=lambda params: params,
+    given=base.params,
     loss=make_loss(base, tuned, config.loss, draws, reward, what.decode),
     frozen=base.params,
     batches=loop.batches_of(dataset.train, config, config.seed),
@@ -185,6 +186,7 @@ def start(base: Run, config: FinetuneConfig, workdir: pathlib.Path) -> Run:
     base.config,
     loss=dataclasses.replace(base.config.loss, diagonal="data", consistency="none"),
     teacher="",
+    init="",
     **{name: getattr(config, name) for name in OWN},
   )
   return dataclasses.replace(

@@ -73,6 +73,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
     workdir,
     mesh=mesh,
     init=start.init,
+    given=start.given,
     loss=loss,
     frozen=frozen,
     batches=batches_of(dataset.train, config, config.seed),
@@ -86,7 +87,8 @@ def fit(
   workdir: pathlib.Path,
   *,
   mesh: Mesh,
-  init: Callable[[], PyTree],
+  init: Callable[[PyTree], PyTree],
+  given: PyTree,
   loss: step.LossFn,
   frozen: PyTree = None,
   batches: Any,
@@ -100,7 +102,7 @@ def fit(
     config: of the training, with the keys of `RunConfig` that are about steps, optimiser and averages.
     workdir: the run folder.
     mesh: of the devices.
-    init: () -> parameters.
+    init, given: init(given) are the parameters before the first step; `given` is an argument, see `LossFn`.
     loss, frozen: see `step.LossFn`.
     batches: of `batches_of`.
     evaluation: writer -> state -> figures, which it writes; those of the last state go into the summary.
@@ -111,9 +113,9 @@ def fit(
   """
   optimiser = optimizer.build(config.optimizer, config.steps)
   state = jax.jit(
-    lambda: create(init(), optimiser, config.ema),
+    lambda given: create(init(given), optimiser, config.ema),
     out_shardings=sharding.replicated(mesh),
-  )()
+  )(given)
   with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints, writable=True) as checkpoints:
     restored, window = checkpoints.restore(state), []
     if restored is not None:

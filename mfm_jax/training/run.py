@@ -239,14 +239,17 @@ def teacher(config: RunConfig, info: DataInfo) -> Teacher | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Start:
-  """The parameters before the first step."""
+  """The parameters before the first step: `init(given)`."""
 
-  init: Callable[[], PyTree]
-  identity: str  # hash of the parameters that they come from, "" for none
+  init: Callable[[PyTree], PyTree]
+  given: PyTree  # parameters that they come from, None for none
+  identity: str  # their hash, "" for none
 
 
 def start(config: RunConfig, info: DataInfo, model: Model) -> Start:
   """The parameters that a run starts from: its own initialisation, and over it those of config.init.
+
+  What that run's network lacks, or has for other scales of guidance, keeps its own initialisation.
 
   Raises:
     ValueError: a config.init of another interpolant, shape or number of classes, or of another network.
@@ -256,28 +259,51 @@ def start(config: RunConfig, info: DataInfo, model: Model) -> Start:
     return model.init(jax.random.key(config.seed))
 
   if not config.init:
-    return Start(init=own, identity="")
+    return Start(init=lambda _: own(), given=None, identity="")
   run = load_run(config.init)
   _check_same_problem(config, info, run, "init")
-  for name in ("width", "depth", "heads", "patch"):
-    mine, other = (getattr(c.model, name) for c in (config, run.config))
-    if config.model.name != run.config.model.name or mine != other:
-      raise ValueError(
-        f"config.init must be a run of the same network; got model.{name}={other}, {mine} here"
-      )
+  _check_same_network(config, run)
   params = run.params
-  if config.model.name == "dit" and not run.config.is_map:
-    params = {**params, "net": dit.with_context(params["net"])}
-  known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+  if config.model.name == "dit" and not bool(jnp.any(params["net"]["context"]["kernel"])):
+    preserve = config.model.dit.preserve_at_zero
+    params = {**params, "net": dit.with_context(params["net"], preserve_at_zero=preserve)}
+  given = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+  if set(config.draws.guidance_scales) != set(run.config.draws.guidance_scales):
+    given = {name: leaf for name, leaf in given.items() if "guidance" not in name}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(jax.eval_shape(own)):
+    name = _name(path)
+    if name in given and given[name].shape != leaf.shape:
+      raise ValueError(
+        f"config.init must be a run of the same network; {name} is {given[name].shape} in {config.init}, "
+        f"{leaf.shape} here"
+      )
 
-  def init():
-    def choose(path, fresh):
-      old = known.get(jax.tree_util.keystr(path))
-      return fresh if old is None or old.shape != fresh.shape else old
+  def init(given):
+    return jax.tree_util.tree_map_with_path(lambda path, fresh: given.get(_name(path), fresh), own())
 
-    return jax.tree_util.tree_map_with_path(choose, own())
+  return Start(init=init, given=given, identity=run.sha256)
 
-  return Start(init=init, identity=run.sha256)
+
+def _name(path) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _check_same_network(config: RunConfig, run: Run) -> None:
+  """Raises for what shapes do not tell: parameters of one function would be those of another."""
+  pairs = [(name, config.model, run.config.model) for name in ("name", "heads", "patch", "precondition")]
+  if config.model.name == "dit":
+    names = ["reverse_time", "residual_context", "learn_sigma", "qk_norm", "joint_attention"]
+    names += ["encoder_depth"] * (run.config.model.dit.encoder_depth > 0)  # 0: one embedding for all blocks
+    names += ["guidance_decoder"] * bool(run.config.draws.guidance_scales)
+    names += ["preserve_at_zero"] * run.config.is_map
+    pairs += [(name, config.model.dit, run.config.model.dit) for name in names]
+  for name, ours, theirs in pairs:
+    mine, other = getattr(ours, name), getattr(theirs, name)
+    if mine != other:
+      group = "model" if ours is config.model else "model.dit"
+      raise ValueError(
+        f"config.init must be a run of the same network; got {group}.{name}={other}, {mine} here"
+      )
 
 
 def _check_same_problem(config: RunConfig, info: DataInfo, run: Run, name: str) -> None:

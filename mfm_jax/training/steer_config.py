@@ -269,6 +269,8 @@ class SteerConfig:
     for name, own in bounded.items():
       if own.bounded:
         raise ValueError(f"{name}.bounded must be False: the bound is one of MFM-G; got True")
+    if self.mfm_g.bounded and self.mfm_g.draws == 1:
+      raise ValueError("mfm_g.draws must be at least 2 with mfm_g.bounded: one draw has no spread; got 1")
     untouched = dataclasses.replace(self.best_of_n, draws=0, steps=0)
     if untouched != MethodConfig():
       raise ValueError(

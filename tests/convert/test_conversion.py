@@ -148,8 +148,27 @@ def test_a_flow_is_the_function_of_its_weights_and_starts_a_map_unchanged():
   assert jnp.abs(apply(params, s, s, t, x_t) - value).max() > 1e-3  # u is seen, by the decoder
   started = dit.with_context(params)
   np.testing.assert_allclose(apply(started, s, u, t, x_t), value, rtol=1e-5)
-  gradient = jax.grad(lambda p: jnp.sum(apply(p, s, u, t, x_t) ** 2))(started)
-  assert jnp.abs(gradient["context_modulation"]["bias"][WIDTH:]).max() > 0
+  preserved = dataclasses.replace(net, config=dataclasses.replace(net.config, preserve_at_zero=True))
+  kept = {"params": dit.with_context(params, preserve_at_zero=True)}
+  np.testing.assert_allclose(preserved.apply(kept, s, u, x, t, x_t, label, None), value, rtol=1e-5)
+
+
+def test_every_embedding_of_a_start_comes_alive():
+  """Two zero factors in a row would never: after two steps each tensor has had a gradient."""
+  params, _ = convert.to_params(flow_state("dmf"), "dmf", DiTConfig())
+  params = jax.tree.map(jnp.asarray, dit.with_context(params))
+  net = dit.DiT(WIDTH, DEPTH, 2, PATCH, CLASSES, config=DiTConfig(encoder_depth=2))
+  rng = np.random.default_rng(1)
+  s, u, t = (jnp.asarray(rng.uniform(size=4), jnp.float32) for _ in range(3))
+  x, x_t = (jnp.asarray(rng.normal(size=(4, 4, 4, 3)), jnp.float32) for _ in range(2))
+  loss = lambda p: jnp.mean(net.apply({"params": p}, s, u, x, t, x_t, jnp.arange(4), None) ** 2)  # noqa: E731
+  seen = jax.tree.map(jnp.zeros_like, params)
+  for _ in range(3):
+    gradient = jax.grad(loss)(params)
+    seen = jax.tree.map(lambda a, g: a + jnp.abs(g), seen, gradient)
+    params = jax.tree.map(lambda p, g: p - 1e-3 * jnp.sign(g), params, gradient)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(seen):
+    assert leaf.max() > 0, jax.tree_util.keystr(path)
 
 
 def save(path, state):
@@ -172,6 +191,8 @@ def test_a_converted_run_has_what_the_tensors_say(tmp_path):
   converted.from_run(str(tmp_path / "run"), str(out), "repa")
   back = convert.read_state(out)
   equal(back, {k: v for k, v in flow_state("repa").items() if not k.startswith("projectors")})
+  with pytest.raises(ValueError, match=r"weights must go to a new file; .*back.safetensors is there"):
+    converted.from_run(str(tmp_path / "run"), str(out), "repa")
   with pytest.raises(ValueError, match="--to must be a new or an empty folder"):
     converted.to_run(file, tmp_path / "run", Weights(kind="repa", heads=2))
   with pytest.raises(ValueError, match=r"data.path must name a folder with train.npz and test.npz"):
@@ -198,6 +219,7 @@ def test_weights_of_a_map_are_used_at_their_scales_alone(golden, tmp_path):
   for changes, message in (
     ({"guidance_scales": ()}, "--guidance_scales must name the 1 scales beside 1 of the guidance table"),
     ({"heads": 0}, "--heads must be given for width"),
+    ({"heads": 7}, "--heads must divide the width of"),
     ({"encoder_depth": 0}, "--encoder_depth must be given for width"),
   ):
     with pytest.raises(ValueError, match=message):
@@ -257,6 +279,7 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
   for call, message in (
     (lambda: Weights(kind="adm"), "--kind must be one of mfm, dmf, sit, repa; got 'adm'"),
     (lambda: Weights(kind="sit", guidance_scales=(2.0,)), "--guidance_scales must be absent for sit weights"),
+    (lambda: Weights(kind="mfm", guidance_scales=(4.0, 2.0)), "--guidance_scales must ascend from above 1"),
   ):
     with pytest.raises(ValueError, match=message):
       call()
@@ -272,6 +295,7 @@ def test_checkpoints_of_pytorch_without_unpickling(tmp_path):
   equal(convert.read_state(tmp_path / "w.pt"), state)
   rounded = convert.read_state(tmp_path / "w.pt", entry="model")
   assert rounded["pos_embed"].dtype == np.float32
+  convert.to_params(rounded, "sit", DiTConfig(learn_sigma=True))
   with pytest.raises(ValueError, match=r"--entry must be one of model, ema of .*; got 'none'"):
     convert.read_state(tmp_path / "w.pt", entry="none")
   torch.save({"model": tensors, "code": print}, tmp_path / "bad.pt")

@@ -56,9 +56,10 @@ def test_bad_arrays_are_refused(tmp_path, changes, config, message):
 
 def test_a_damaged_file_is_refused(tmp_path):
   write_arrays(tmp_path)
-  (tmp_path / "train.npz").write_bytes(b"PK\x03\x04 and no more")
-  with pytest.raises(ValueError, match=r"train.npz must be a readable .npz file"):
-    arrays.array_folder(tmp_path, "train")
+  for content in (b"PK\x03\x04 and no more", b""):
+    (tmp_path / "train.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"train.npz must be a readable .npz file"):
+      arrays.array_folder(tmp_path, "train")
 
 
 def test_strips_are_cut_into_pictures(tmp_path):

@@ -150,7 +150,9 @@ def test_load_idx_by_path_or_environment(tmp_path, monkeypatch):
   assert (data.shape, data.num_classes, len(data.train), len(data.test)) == ((8, 8, 1), 3, 6, 3)
   monkeypatch.delenv("MFM_DATA_DIR")
   assert datasets.load(DataConfig(name="idx", path=str(folder))).shape == (5, 4, 1)
-  with pytest.raises(ValueError, match=r"named by data\.path, or .* \$MFM_DATA_DIR; got neither"):
+  with pytest.raises(
+    ValueError, match=r"data\.path must name a folder, or \$MFM_DATA_DIR one .*; got neither"
+  ):
     datasets.load(DataConfig(name="idx"))
 
 
@@ -174,7 +176,7 @@ def test_pooling_is_the_rounded_mean_of_squares(tmp_path):
 
 
 def test_load_refuses(tmp_path):
-  known = "mixture, digits, idx, arrays, tfds/mnist, tfds/cifar10, tfds/imagenet2012"
+  known = "mixture, digits, idx, arrays, strips, noise, tfds/mnist, tfds/cifar10, tfds/imagenet2012"
   with pytest.raises(ValueError, match=rf"data\.name must be one of {known}; got 'cifar'"):
     datasets.load(DataConfig(name="cifar"))
   with pytest.raises(ValueError, match=r"data\.size must be 0 for digits.*; got 32"):

@@ -34,7 +34,9 @@ def test_a_converted_run_is_sampled_steered_and_converted_back(weights, golden, 
   back = tmp_path / "back.safetensors"
   commands("convert", f"--from={run}", f"--to={back}", "--kind=mfm").json  # noqa: B018
   found, _ = convert.strip_prefix(golden("A_base_weights"), "mfm")
-  for name, value in convert.read_state(back).items():
+  returned = convert.read_state(back)
+  assert set(returned) == set(found)
+  for name, value in returned.items():
     np.testing.assert_array_equal(value, found[name])
 
 

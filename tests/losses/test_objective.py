@@ -29,7 +29,7 @@ RUN = {
 def model_of(name):
   """(model, parameters, draws) of a network."""
   config, shape = NETWORKS[name]
-  model = build(config, shape=shape, num_classes=3, guided=True, skip=SKIP)
+  model = build(config, shape=shape, num_classes=3, guidance_scales=(2.5,), skip=SKIP)
   return model, jax.jit(model.init)(jax.random.key(0)), draws_of(shape)
 
 

@@ -4,11 +4,13 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import run_case
 
 from mfm_jax.finetuning.draws import FTDrawConfig
+from mfm_jax.flow_map import marginal_velocity
 from mfm_jax.training import loop, run
 from mfm_jax.training.finetune import start as finetuned_start
 from mfm_jax.training.finetune_config import FinetuneConfig
@@ -26,6 +28,7 @@ DIT = {
   "model.depth": 2,
   "model.precondition": False,
   "model.dit.reverse_time": True,
+  "model.dit.encoder_depth": 1,
   "draws.guidance_scales": (1.5, 2.5),
   "eval_batches": 0,
   "steps": 4,
@@ -44,7 +47,8 @@ def test_training_starts_from_a_run_and_remembers_which(finished, tmp_path):
 
 def test_a_start_of_another_network_or_problem_is_refused(finished, tmp_path):
   for changes, message in (
-    ({"model.width": 8}, "same network; got model.width=16, 8 here"),
+    ({"model.width": 8}, r"same network; .* is .* in .*, \(8,\) here"),
+    ({"model.precondition": False}, "same network; got model.precondition=True, False here"),
     ({"interpolant": "trigonometric"}, "the init must have the interpolant of the run; got linear"),
     ({"init": str(tmp_path / "nowhere")}, "workdir must be a run folder"),
   ):
@@ -61,17 +65,27 @@ def transformer(tmp_path_factory):
   return folder
 
 
-def test_a_transformer_map_starts_from_a_flow_with_its_context_shut(transformer, tmp_path):
-  """What is not in the flow's weights, such as a row of guidance more, keeps its own initialisation."""
+def test_a_transformer_map_starts_as_the_function_of_a_flow(transformer, tmp_path):
+  """Scales of guidance that the flow was not trained at keep their own initialisation."""
   config = run_case.smoke({**DIT, "init": str(transformer), "draws.guidance_scales": (2.5,)})
   flow = load_run(transformer)
-  pieces = run.parts(config, flow.info)
-  params = run.start(config, flow.info, pieces.model).init()
+  model = run.parts(config, flow.info).model
+  start = run.start(config, flow.info, model)
+  params = start.init(start.given)
   net, old = params["net"], flow.params["net"]
   np.testing.assert_array_equal(net["blocks"]["qkv"]["kernel"], old["blocks"]["qkv"]["kernel"])
-  np.testing.assert_array_equal(net["context"]["kernel"], old["state"]["kernel"])
+  np.testing.assert_array_equal(net["context"]["kernel"], old["context"]["kernel"])
   assert net["guidance"]["embedding"].shape == (2, 16)
-  np.testing.assert_array_equal(net["context_modulation"]["bias"], np.repeat([0.0, -1.0], 16))
+  same = run_case.smoke({**DIT, "init": str(transformer)})
+  start = run.start(same, flow.info, flow.parts.model)
+  t, x = jnp.full(3, 0.4), jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
+  ours = marginal_velocity(flow.parts.model.velocity(start.init(start.given)))
+  cond = {"label": jnp.arange(3), "guidance": jnp.ones(3)}
+  np.testing.assert_array_equal(ours(t, x, cond), flow.marginal(t, x, cond))
+  for key, value in (("encoder_depth", 2), ("guidance_decoder", False), ("reverse_time", False)):
+    other = run_case.smoke({**DIT, "init": str(transformer), f"model.dit.{key}": value})
+    with pytest.raises(ValueError, match=f"same network; got model.dit.{key}="):
+      run.start(other, flow.info, model)
 
 
 def test_a_fine_tuned_transformer_keeps_its_table_and_one_scale(transformer, tmp_path):

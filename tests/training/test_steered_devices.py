@@ -13,7 +13,7 @@ from mfm_jax.training import steered, subject
 from mfm_jax.training.run import load_run
 from mfm_jax.training.steer_config import MethodConfig, SteerConfig
 
-NAMES = ("mfm_gf", "mfm_g", "dps")
+NAMES = ("mfm_gf",)
 _PROGRAM = """
 import sys
 import jax
@@ -31,7 +31,7 @@ finetune(FinetuneConfig(base=base, steps=2, batch_size=16, eval_num=32), f"{out}
 
 def steer(folder):
   run = load_run(folder)
-  config = SteerConfig(steps=4, num=8, rows=16, mfm_gf=MethodConfig(draws=4), mfm_g=MethodConfig(draws=2))
+  config = SteerConfig(steps=4, num=8, rows=16, mfm_gf=MethodConfig(draws=4))
   what, reward = subject.from_run(run), likelihoods.broad_quadratic()
   return {name: steered.Method(what, reward, config, name, num=8)(jax.random.key(0)).x1 for name in NAMES}
 
