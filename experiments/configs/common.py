@@ -99,9 +99,10 @@ def from_teacher(config: ml_collections.ConfigDict, run: str, *, built_in: float
 
 
 def finish_noise(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:
-  """`finish`, and with mode "smoke" noise in place of data."""
+  """`finish`, and with mode "smoke" small pictures of noise in place of data."""
   if _is_smoke(mode):
     config.data.name, config.data.path = "noise", ""
+    config.data.shape = (8, 8, config.data.shape[-1])
   config = finish(config, mode)
   if config.data.name == "noise":
     config.data.train_size, config.data.test_size = 256, 64
