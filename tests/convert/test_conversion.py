@@ -228,6 +228,7 @@ def test_weights_of_a_map_are_used_at_their_scales_alone(golden, tmp_path):
   assert np.isfinite(report["sample_rms"])
 
 
+@pytest.mark.slow
 def test_a_converted_map_is_steered_and_fine_tuned_by_a_reward_on_latents(golden, tmp_path):
   sizes = golden.json("configs")["base"]["dit"]
   shape = (sizes["input_size"], sizes["input_size"], sizes["in_channels"])

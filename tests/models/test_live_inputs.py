@@ -142,7 +142,7 @@ def make_input_effects(velocity_of, info, guided):
   return effects
 
 
-SLOW = ("mnist", "imagenet_xl2")  # other networks of their kinds are in the quick set
+SLOW = ("mnist", "imagenet_xl2", "cifar10")  # other networks of their kinds are in the quick set
 
 
 @pytest.mark.parametrize(
