@@ -115,6 +115,8 @@ def describe(state: Mapping[str, np.ndarray], weights: Weights) -> tuple[RunConf
       )
   if width % (weights.heads or heads):
     raise ValueError(f"--heads must divide the width of {width}; got {weights.heads or heads}")
+  for name in (name for name in state if name.endswith("_norm.scale")):
+    checks.shape(name, state[name], (width // (weights.heads or heads),))
   outputs = _tensor(state, "final_layer.linear.weight", 2).shape[0]
   own = DiTConfig(
     encoder_depth=(weights.encoder_depth or encoder) if split else 0,

@@ -268,6 +268,21 @@ def test_a_converted_map_is_steered_and_fine_tuned_by_a_reward_on_latents(golden
   assert (tuned.scales, tuned.config.is_map) == ((scale,), False)
 
 
+def test_a_norm_of_another_head_size_is_refused_by_name(golden):
+  state, _ = convert.strip_prefix(golden("A_qk_norm_weights"), "mfm")
+  sizes = golden.json("configs")["qk_norm"]["dit"]
+  weights = {"kind": "mfm", "guidance_scales": tuple(sizes["model_guidance_class_ws"])}
+  weights |= {"encoder_depth": sizes["encoder_depth"]}
+  heads, size = sizes["num_heads"], sizes["hidden_size"] // sizes["num_heads"]
+  converted.describe(state, Weights(heads=heads, **weights))
+  for found, how in (
+    (state, {"heads": 2 * heads}),
+    ({**state, "blocks.0.attn.q_norm.scale": np.ones(size + 1)}, {"heads": heads}),
+  ):
+    with pytest.raises(ValueError, match=r"blocks.0.attn.q_norm.scale must have shape"):
+      converted.describe(found, Weights(**how, **weights))
+
+
 def test_what_is_no_file_of_weights_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r"--from must name a file of weights; got .*: no such file"):
     convert.read_state(tmp_path / "none.pt")

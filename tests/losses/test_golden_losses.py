@@ -151,7 +151,7 @@ def test_the_published_clamp_changes_targets_near_zero(golden, monkeypatch):
   assert error(case.pair(*arguments)[1], theirs) <= 5e-5
 
 
-# Each combines what two of the others test one by one.
+# What each of them is made of is compared by others.
 SLOW = ("04", "06", "09", "12", "15", "18")
 
 
