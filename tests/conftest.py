@@ -4,6 +4,7 @@ The settings of the environment are made before jax is imported and reach the pr
 start, too. Each can be overridden from outside, e.g. JAX_PLATFORMS=cuda.
 """
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -18,11 +19,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache" / "jax")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 if os.environ["JAX_PLATFORMS"] == "cpu" and "optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-  # Most tests take longer to compile than to run: without optimisation the suite takes 3/4 of the time.
-  os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-  ).strip()
+  # Most tests take longer to compile than to run: without optimisation the suite takes 3/4 of the time, and
+  # with the older of two code generators half of that. An unknown flag would end every program.
+  flags = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+  if importlib.metadata.version("jaxlib").startswith("0.10."):
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+  os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 if "PYTEST_XDIST_WORKER" in os.environ:
   # Test processes share the cores: one thread each is faster than all threads each.
   os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -70,13 +72,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
   )
 
 
-@pytest.fixture(scope="session")
-def golden(pytestconfig: pytest.Config) -> Golden:
-  """Loader of the golden files in the folder that --golden names."""
-  folder = pytestconfig.invocation_params.dir / pytestconfig.getoption("golden")
+def _golden(config: pytest.Config) -> Golden:
+  folder = config.invocation_params.dir / config.getoption("golden")
   if not any(folder.glob("*.npz")):
     raise pytest.UsageError(f"--golden must name a folder of .npz files; got {str(folder)!r}")
   return Golden(folder)
+
+
+@pytest.fixture(scope="session")
+def golden(pytestconfig: pytest.Config) -> Golden:
+  """Loader of the golden files in the folder that --golden names."""
+  return _golden(pytestconfig)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+  """Cases of `golden_files`: which there are is up to the folder; those that start with `slow` are slow."""
+  marker = metafunc.definition.get_closest_marker("golden_files")
+  if marker is None:
+    return
+  before, after = (*marker.args, "")[:2]
+  names = _golden(metafunc.config).names(f"{before}*{after}")
+  cases = [name.removeprefix(before).removesuffix(after) for name in names]
+  slow = marker.kwargs.get("slow", ())
+  marks = [pytest.mark.slow if case.startswith(slow) else () for case in cases]
+  metafunc.parametrize("case", [pytest.param(c, marks=m) for c, m in zip(cases, marks, strict=True)])
 
 
 @pytest.fixture(scope="session")

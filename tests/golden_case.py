@@ -86,6 +86,12 @@ def condition(labels, scale):
   return {"label": label, "guidance": jnp.broadcast_to(jnp.asarray(scale, jnp.float32), label.shape)}
 
 
+def published_default_scale(golden):
+  """What the published samplers draw at: they ask for 2.5 and round to the nearest trained scale."""
+  trained = np.array([1.0, *golden.json("configs")["base"]["dit"]["model_guidance_class_ws"]])
+  return float(trained[np.abs(trained - 2.5).argmin()])
+
+
 def rewards(file):
   """{"quad", "tanh"}: the rewards of a file as ours, of images NHWC."""
   centre = nhwc(file["reward_a"])

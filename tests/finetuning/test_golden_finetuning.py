@@ -16,7 +16,7 @@ from mfm_jax.interpolants import Linear
 VALUES = 2e-5
 
 
-@pytest.mark.parametrize("case", ["01_constant", "02_schedule_lambda", "03_constant_big"])
+@pytest.mark.golden_files("F_finetune_", slow=("01",))
 def test_loss_terms_and_gradients_are_the_published_ones(golden, case):
   file = golden(f"F_finetune_{case}")
   config = json.loads(str(file["config_json"]))

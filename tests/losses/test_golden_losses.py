@@ -18,29 +18,6 @@ from mfm_jax import glass
 from mfm_jax.interpolants import Linear
 from mfm_jax.losses import Draws, Objective, objective, weighting
 
-CASES = {
-  case[:2]: case
-  for case in (
-    "01_lsd_data",
-    "02_lsd_data_mg_nostop_adaptive",
-    "03_lsd_distill_mg_lv",
-    "04_lsd_both",
-    "05_lsd_only",
-    "06_mf_data",
-    "07_mf_data_mg_adaptive",
-    "08_mf_distill_mg_lv",
-    "09_mf_both_nomg_nostop",
-    "10_psd_data_mg",
-    "11_psd_distill_mg_nostop",
-    "12_psd_both_nomg_lv",
-    "13_esd_published_config",
-    "14_esd_distill_sit_l2",
-    "15_esd_both_redraw",
-    "16_esd_data_nostop",
-    "17_mf_anneal_tmax",
-    "18_warmup_no_distillation",
-  )
-}
 FORMS = {"lsd": "lagrangian", "mf": "mean_flow", "psd": "semigroup", "esd_teacher": "eulerian_teacher"}
 WEIGHTINGS = {"l2": "l2", "lv": "log", "adaptive": "adaptive"}
 TERMS = ("fm", "distill_fm", "distillation")
@@ -51,7 +28,7 @@ class Case:
   """One file as our draws, objectives and expected figures."""
 
   def __init__(self, golden, name):
-    self.file = golden(f"C_loss_{name}")
+    self.file = golden(name)
     self.config = json.loads(str(self.file["config_json"]))
     self.loss, self.model = self.config["loss"], self.config["model"]
     self.null = self.model["label_dim"]
@@ -126,7 +103,7 @@ def clamped(case):
 
 def test_the_published_redraw_of_guidance_scales_is_not_ours(golden):
   """With both diagonals the published prediction is at scales of one, its target at those of the other."""
-  case = Case(golden, CASES["15"])
+  case = Case(golden, *golden.names("C_loss_15*"))
   first, second = (case.file[f"cfg_scales__{term}"] for term in ("fm", "distill_fm"))
   rows = first != second
   if not rows.any():
@@ -139,7 +116,7 @@ def test_the_published_redraw_of_guidance_scales_is_not_ours(golden):
 
 def test_the_published_clamp_changes_targets_near_zero(golden, monkeypatch):
   """Ours has no clamp: at (0, 0) its teacher sees the state, not the point 0."""
-  case = Case(golden, CASES["13"])
+  case = Case(golden, *golden.names("C_loss_13*"))
   arguments = golden_case.velocity(golden, "base"), golden_case.marginal_teacher(golden), "distillation"
   theirs, rows = nhwc(case.file["target__distillation"]), clamped(case)
   if not rows.any():
@@ -151,15 +128,10 @@ def test_the_published_clamp_changes_targets_near_zero(golden, monkeypatch):
   assert error(case.pair(*arguments)[1], theirs) <= 5e-5
 
 
-# What each of them is made of is compared by others.
-SLOW = ("04", "06", "09", "12", "15", "18")
-
-
-@pytest.mark.parametrize(
-  "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
-)
-def test_terms_losses_and_gradients_are_the_published_ones(golden, name, monkeypatch):
-  case = Case(golden, CASES[name])
+# What each of the slow ones is made of is compared by others.
+@pytest.mark.golden_files("C_loss_", slow=("02", "04", "06", "07", "08", "09", "11", "12", "15", "16", "18"))
+def test_terms_losses_and_gradients_are_the_published_ones(golden, case, monkeypatch):
+  case = Case(golden, f"C_loss_{case}")
   if case.loss["distillation_type"] == "esd_teacher" and clamped(case).any():
     monkeypatch.setattr(glass, "inner_velocity", golden_case.published_inner_velocity)
   model, params = golden_case.model(golden, "base")

@@ -142,7 +142,8 @@ def make_input_effects(velocity_of, info, guided):
   return effects
 
 
-SLOW = ("mnist", "imagenet_xl2", "cifar10")  # other networks of their kinds are in the quick set
+# Other networks and objectives of their kinds are in the quick set.
+SLOW = ("mnist", "mnist_cpu", "imagenet_xl2", "cifar10", "digits_distill", "digits-bare")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from mfm_jax.sampling import integrators, refinement
 from mfm_jax.types import expand_like
 
 VALUES = 2e-5
+STEPS_OF_ODES = 8  # the files do not say it, their README does
+BUILT_IN = {"dmf": 2.5, "sit": 1.0, "nolabel": 1.0}  # guidance of the teachers: 1 - 1/2.5 is the published .6
 
 
 def setting(golden):
@@ -25,7 +27,8 @@ def setting(golden):
 @pytest.mark.parametrize("steps", ["1", "2", "4", "2_nolabel"])
 def test_refinement_is_the_published_kernel_sampler(golden, steps):
   file, velocity, _ = setting(golden)
-  cond = None if "nolabel" in steps else golden_case.condition(file["labels"], 2.5)
+  scale = golden_case.published_default_scale(golden)
+  cond = None if "nolabel" in steps else golden_case.condition(file["labels"], scale)
   eps, noise = (nhwc(file[f"draw__kernel_{steps}__{name}"]) for name in ("eps", "noise"))
   x = nhwc(file[f"draw__kernel_{steps}__x_init"])
   times = timegrid.grid(len(eps))
@@ -42,7 +45,7 @@ def test_jumps_of_the_flow_map_are_the_published_ones(golden, steps):
   assert error(ours, nhwc(file[f"consistency_{steps}"])) <= VALUES
   # "t0": the context is the noise itself, at t = 0.
   e = nhwc(file[f"draw__t0_{steps}__x_init"])
-  cond = golden_case.condition(file["labels"], 2.5)
+  cond = golden_case.condition(file["labels"], golden_case.published_default_scale(golden))
   ours = flow_map.posterior_map(velocity, e, jnp.zeros(n), e, cond, steps=steps)
   assert error(ours, nhwc(file[f"t0_{steps}"])) <= VALUES
 
@@ -66,7 +69,7 @@ def inner_velocity(golden, name):
     scale = expand_like(cond["guidance"], x_t)
     return lambda s, x: nothing(s, x) + scale * (label(s, x) - nothing(s, x))
   guided = guidance.guided_teacher(
-    flow_map.marginal_velocity(velocity), null, trained_scale=2.5 if name == "glass_dmf" else 1.0
+    flow_map.marginal_velocity(velocity), null, trained_scale=BUILT_IN[name.removeprefix("glass_")]
   )
   context = (t, x_t, None if name == "glass_nolabel" else cond)
   return lambda s, x: glass.inner_velocity(guided, Linear(), s, x, *context)
@@ -80,7 +83,9 @@ def test_posterior_odes_are_the_published_ones(golden, name, monkeypatch):
   x, theirs = nhwc(file["eps_start"]), nhwc(file[f"ode_{name}"])
 
   def run():
-    return jax.jit(lambda x: integrators.ode(x, timegrid.grid(8), inner_velocity(golden, name))[0])(x)
+    return jax.jit(
+      lambda x: integrators.ode(x, timegrid.grid(STEPS_OF_ODES), inner_velocity(golden, name))[0]
+    )(x)
 
   ours = run()
   if name.startswith("glass"):  # at s = t = 0 the published clamp moves the teacher's input to 0
@@ -98,7 +103,7 @@ def test_glass_velocities_are_the_published_ones(golden, kind):
   file = golden("B_glass_velocity")
   teacher = flow_map.marginal_velocity(golden_case.velocity(golden, "base"))
   null = golden.json("configs")["base"]["dit"]["label_dim"]
-  guided = guidance.guided_teacher(teacher, null, trained_scale=2.5 if kind == "dmf" else 1.0)
+  guided = guidance.guided_teacher(teacher, null, trained_scale=BUILT_IN[kind])
   cond = None if kind == "nolabel" else golden_case.condition(file["labels"], file["cfg_scales"])
   s, t = jnp.asarray(file["s"]), jnp.asarray(file["t_cond"])
   x, x_t = nhwc(file["Is"]), nhwc(file["xt_cond"])

@@ -65,10 +65,10 @@ def test_gradients_and_drifts_are_the_published_ones(golden, estimator, reward):
         assert error(drift, nhwc(file[f"{name}__drift"][k])) <= bound
 
 
-@pytest.mark.parametrize("name", ["dps_ode", "iwae_ode_rescale", "iwae_sde_clip", "sne_ode"])
-def test_trajectories_are_the_published_ones(golden, name, monkeypatch):
+@pytest.mark.golden_files("D_trajectory_")
+def test_trajectories_are_the_published_ones(golden, case, monkeypatch):
   """With the published clip of sigma^2, and but for the noise that it adds in the last step."""
-  file = golden(f"D_trajectory_{name}")
+  file = golden(f"D_trajectory_{case}")
   setting = dict(item.split("=") for item in str(file["setting"]).split())
   x, batch = nhwc(file["x_start"]), len(file["x_start"])
   guide = guide_of(golden, file, setting["estimator"], golden_case.rewards(file)[setting["reward"]], batch)
@@ -125,10 +125,10 @@ def test_the_published_sigma_is_ours_below_its_clip(golden):
     assert (np.asarray(ours)[file["t"] < CLIPPED] > theirs[file["t"] < CLIPPED]).all()
 
 
-@pytest.mark.parametrize("transition", ["stochastic", "deterministic"])
-@pytest.mark.parametrize("selection", ["overall", "per_particle"])
-def test_the_search_is_the_published_one(golden, selection, transition):
-  file = golden(f"D_tree_max_{selection}_{transition}")
+@pytest.mark.golden_files("D_tree_max_")
+def test_the_search_is_the_published_one(golden, case):
+  file = golden(f"D_tree_max_{case}")
+  selection, transition = case.rsplit("_", 1)
   setting = dict(item.split("=") for item in str(file["setting"]).split())
   steps, samples, particles, draws = file["rewards"].shape
   start, power = float(setting["t_start"]), float(setting["step_power"])

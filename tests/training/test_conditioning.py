@@ -46,7 +46,9 @@ def gmm(tmp_path_factory):
   return trained("gmm", True, tmp_path_factory.mktemp("gmm"))
 
 
-@pytest.mark.parametrize("skip", [True, False], ids=["skip", "bare"])
+@pytest.mark.parametrize(
+  "skip", [pytest.param(True, id="skip"), pytest.param(False, id="bare", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
   "name",
   ["gmm", pytest.param("digits", marks=pytest.mark.slow), pytest.param("mnist", marks=pytest.mark.slow)],

@@ -98,6 +98,7 @@ def test_a_fine_tuned_transformer_keeps_its_table_and_one_scale(transformer, tmp
     assert shapes == jax.tree.map(np.shape, base.params)
 
 
+@pytest.mark.slow
 def test_any_scale_between_the_trained_ends(tmp_path):
   config = {**DIT, "draws.guidance_between": True, "model.dit.guidance": "continuous"}
   loop.train(run_case.smoke(config), tmp_path / "run")
