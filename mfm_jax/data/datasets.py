@@ -41,6 +41,7 @@ class DataConfig:
     classes: number of classes, of all but the mixture, digits and tfds.
     latent_scale, latent_shift: of arrays that are latents of an autoencoder: (latent - shift) * scale was
       stored. For whoever decodes them; nothing is scaled here.
+    damaged: tfds/imagenet2012: records of a split that may be unreadable; the next one stands for each.
     train_size, test_size: draws of a mixture, examples of noise (which stands in where only speed counts).
     seed: of these.
   """
@@ -54,6 +55,7 @@ class DataConfig:
   shape: tuple[int, ...] = ()
   latent_scale: float = 1.0
   latent_shift: float = 0.0
+  damaged: int = 0
   train_size: int = 1 << 20
   test_size: int = 1 << 14
   seed: int = 0
@@ -92,6 +94,7 @@ def load(config: DataConfig, mixture=None) -> Dataset:
   """
   checks.one_of("data.name", config.name, NAMES)
   checks.at_least("data.size", config.size, 0)
+  checks.at_least("data.damaged", config.damaged, 0)
   if config.size and config.name not in _SIZED:
     raise ValueError(f"data.size must be 0 for {config.name}, which has no size; got {config.size}")
   if config.pool != 1 and config.name != "idx":
@@ -145,7 +148,9 @@ def _source(config: DataConfig, split: str, mixture) -> Source:
       pool=config.pool,
     )
   name = config.name.removeprefix("tfds/")
-  return prepared.tfds_source(name, split, config.path, labelled=labelled, size=config.size)
+  return prepared.tfds_source(
+    name, split, config.path, labelled=labelled, size=config.size, damaged=config.damaged
+  )
 
 
 def data_path(path: str, name: str) -> pathlib.Path:

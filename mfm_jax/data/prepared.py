@@ -46,12 +46,15 @@ class EncodedSource:
     decode: an opened image -> uint8 array of `shape`.
     shape: (H, W, C) after decoding.
     num_classes: labels are 0 .. num_classes - 1; 0 leaves them out.
+    damaged: records that may be unreadable; each is named once, and the next readable one stands for it.
   """
 
   records: Sequence
   decode: Callable[[Image.Image], np.ndarray]
   shape: tuple[int, ...]
   num_classes: int
+  damaged: int = 0
+  _found: dict[int, str] = dataclasses.field(default_factory=dict, init=False)  # index -> what is wrong
 
   def __len__(self) -> int:
     return len(self.records)
@@ -60,21 +63,43 @@ class EncodedSource:
     """Decodes `indices`.
 
     Raises:
-      ValueError: an image that Pillow cannot read, of another shape, or a label out of range.
+      ValueError: more than `damaged` images that Pillow cannot read, or of another shape; a label out of
+        range.
     """
     indices = [int(i) for i in indices]
     fetch = getattr(self.records, "__getitems__", None)
-    records = fetch(indices) if fetch else [self.records[i] for i in indices]
+    records = list(fetch(indices) if fetch else [self.records[i] for i in indices])
     pixels = np.empty((len(indices), *self.shape), np.uint8)
-    for row, (index, record) in enumerate(zip(indices, records, strict=True)):
-      decoded = decode_record(index, record["image"], self.decode)
-      if decoded.shape != self.shape:
-        raise ValueError(f"record {index} must decode to {self.shape}; got {decoded.shape}")
+    for row, index in enumerate(indices):
+      decoded = self._decoded(index, records[row])
+      while decoded is None:
+        index = (index + 1) % len(self)
+        records[row] = self.records[index]
+        decoded = self._decoded(index, records[row])
       pixels[row] = decoded
     label = np.zeros(len(indices), np.int32)
     if self.num_classes:
       label = checked_labels(np.array([int(r["label"]) for r in records], int), self.num_classes)
     return {"x1": scale_pixels(pixels), "label": label}
+
+  def _decoded(self, index: int, record) -> np.ndarray | None:
+    """The image of a record; None for one that is damaged, while there are not too many."""
+    try:
+      decoded = decode_record(index, record["image"], self.decode)
+      if decoded.shape != self.shape:
+        raise ValueError(f"record {index} must decode to {self.shape}; got {decoded.shape}")
+      return decoded
+    except ValueError as error:
+      if index not in self._found:
+        self._found[index] = str(error)
+        if len(self._found) > self.damaged:
+          raise ValueError(
+            f"at most data.damaged={self.damaged} records may be unreadable; got {len(self._found)}: {error}"
+          ) from error
+        print(f"skipped, {len(self._found)} of at most {self.damaged}: {error}", flush=True)
+      elif len(self._found) > self.damaged:
+        raise
+      return None
 
 
 def decode_record(index: int, encoded: bytes, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
@@ -100,7 +125,9 @@ class _Crop:
     return centre_crop(image, self.size)
 
 
-def tfds_source(name: str, split: str, data_dir: str = "", *, labelled: bool = True, size: int = 0) -> Source:
+def tfds_source(
+  name: str, split: str, data_dir: str = "", *, labelled: bool = True, size: int = 0, damaged: int = 0
+) -> Source:
   """One split of a prepared data set.
 
   Args:
@@ -112,6 +139,7 @@ def tfds_source(name: str, split: str, data_dir: str = "", *, labelled: bool = T
     labelled: False leaves the labels out.
     size: imagenet2012: side of the centre crop, 0 for 256; mnist, cifar10: padded, or cut at the
       border, to this, 0 as stored.
+    damaged: imagenet2012: see `EncodedSource`.
 
   Raises:
     ValueError: an unknown name or split, TensorFlow Datasets not installed, data that are not
@@ -124,7 +152,13 @@ def tfds_source(name: str, split: str, data_dir: str = "", *, labelled: bool = T
   num_classes = _NUM_CLASSES[name] if labelled else 0
   if name == "imagenet2012":
     size = size or 256
-    return EncodedSource(records=records, decode=_Crop(size), shape=(size, size, 3), num_classes=num_classes)
+    return EncodedSource(
+      records=records,
+      decode=_Crop(size),
+      shape=(size, size, 3),
+      num_classes=num_classes,
+      damaged=damaged,
+    )
   return _in_memory(records, _MODE[name], num_classes, size)
 
 

@@ -5,13 +5,17 @@ import importlib
 import inspect
 import logging
 import operator
+import queue
 import re
+import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mfm_jax import checks
 from mfm_jax.types import Array, Cond, PyTree, Reward
 
 GRADIENT_FREE = "mfm_gf, search, smc with mfm_gf, best_of_n"
@@ -21,7 +25,7 @@ class RewardError(ValueError):
   """A Python function that breaks the rules of a reward; its message is one line."""
 
 
-def callback(function: Callable, *, name: str = "reward") -> Reward:
+def callback(function: Callable, *, name: str = "reward", timeout: float = 0.0) -> Reward:
   """A Python function as a reward, also in `jit`, `scan` and `vmap`; its attribute `differentiable` is False.
 
   The function should depend on nothing but its arguments, and not on how samples are batched: how often it is
@@ -32,20 +36,26 @@ def callback(function: Callable, *, name: str = "reward") -> Reward:
       (x, cond) -> the same, where the second argument has no default or is called `cond`: the conditioning,
       a dict of NumPy arrays (n,), or None.
     name: what errors call it.
+    timeout: seconds that a call may take; 0 waits for ever.
 
   Returns:
     a reward, float32. Differentiating it raises a ValueError. In a compiled program an error of the function
     reaches the caller inside a `jax.errors.JaxRuntimeError`; `reported` makes it a RewardError again.
 
   Raises:
-    ValueError: a function that takes neither one nor two arguments.
-    RewardError: at the call, a function that raises, or that returns another shape or what are no numbers.
+    ValueError: a function that takes neither one nor two arguments; a timeout below 0.
+    RewardError: at the call, a function that raises, that returns another shape or what are no numbers, or
+      that does not return in time.
   """
+  checks.at_least("timeout", timeout, 0)
   takes_cond = _takes_cond(function, name)
 
   def checked(x: np.ndarray, cond: PyTree) -> np.ndarray:
     try:
-      values = np.asarray(function(x, cond) if takes_cond else function(x))
+      arguments = (x, cond) if takes_cond else (x,)
+      values = np.asarray(_within(timeout, function, *arguments) if timeout else function(*arguments))
+    except TimeoutError:
+      raise RewardError(f"reward {name!r} must return within {timeout:g} s; got no answer") from None
     except Exception as error:
       line = " ".join(f"{type(error).__name__}: {error}".split())
       raise RewardError(f"reward {name!r} must not raise; got {line}") from error
@@ -88,6 +98,29 @@ def callback(function: Callable, *, name: str = "reward") -> Reward:
 
   reward.differentiable = False
   return reward
+
+
+def _within(timeout: float, function: Callable, *arguments: Any) -> Any:
+  """function(*arguments), in a thread of its own; TimeoutError where it takes longer.
+
+  Python cannot end the thread: being a daemon it does not keep the program from ending.
+  """
+  answer: queue.Queue = queue.Queue()
+
+  def work():
+    try:
+      answer.put((function(*arguments), None))
+    except Exception as error:
+      answer.put((None, error))
+
+  threading.Thread(target=work, daemon=True).start()
+  try:
+    value, error = answer.get(timeout=timeout)
+  except queue.Empty:
+    raise TimeoutError from None
+  if error is not None:
+    raise error
+  return value
 
 
 @contextlib.contextmanager

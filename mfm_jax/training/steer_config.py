@@ -32,6 +32,7 @@ class RewardConfig:
     classifier: folder of a run of experiments.classifier.
     classes: weights of its classes.
     function: "package.module:function", see `rewards.callback`.
+    timeout: seconds that a call of it may take; 0 waits for ever.
   """
 
   name: str = "likelihood"
@@ -43,8 +44,10 @@ class RewardConfig:
   classifier: str = ""
   classes: tuple[float, ...] = ()
   function: str = ""
+  timeout: float = 600.0
 
   def __post_init__(self):
+    checks.at_least("reward.timeout", self.timeout, 0)
     checks.one_of("reward.name", self.name, REWARDS)
     if (self.name == "python") != bool(self.function):
       raise ValueError(
@@ -73,7 +76,8 @@ class RewardConfig:
       checks.shape("reward.classes", self.classes, (classifier.info.num_classes,))
       return classes.class_mixture(classifier.log_probs, self.classes)
     if self.name == "python":
-      return callback.callback(callback.load_callable(self.function), name=self.function)
+      function = callback.load_callable(self.function)
+      return callback.callback(function, name=self.function, timeout=self.timeout)
     if self.name == "quadratic":
       return likelihoods.quadratic(self.centre, self.sigma)
     if not self.matrix:

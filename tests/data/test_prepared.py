@@ -141,3 +141,24 @@ def test_reading_needs_neither_tensorflow_nor_pytorch(tmp_path):
   )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert done.stdout.split("\n")[0] == "1 []"
+
+
+def test_a_few_damaged_records_are_replaced_by_their_neighbours_and_counted(capsys):
+  def records():
+    good = [encoded(np.full((4, 4, 3), 10 * i, np.uint8)) for i in range(6)]
+    good[2], good[3], good[5] = b"nothing", encoded(np.zeros((5, 4, 3), np.uint8)), good[5][:20]
+    return [{"image": image, "label": i} for i, image in enumerate(good)]
+
+  def source(damaged):
+    return prepared.EncodedSource(
+      records=records(), decode=np.asarray, shape=(4, 4, 3), num_classes=6, damaged=damaged
+    )
+
+  tolerant = source(3)
+  for _ in range(2):  # named once
+    np.testing.assert_array_equal(tolerant.take(np.arange(6))["label"], [0, 1, 4, 4, 4, 0])
+  said = capsys.readouterr().out
+  assert said.count("skipped") == 3
+  assert "skipped, 1 of at most 3: record 2 must be a readable image" in said
+  with pytest.raises(ValueError, match=r"at most data\.damaged=2 records may be unreadable; got 3: record 5"):
+    source(2).take(np.arange(6))

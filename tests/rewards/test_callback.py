@@ -1,3 +1,5 @@
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -250,3 +252,23 @@ def test_bad_names(path, message, tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(tmp_path)
   with pytest.raises(ValueError, match=message):
     load_callable(path)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_function_that_hangs_is_an_error(compiled):
+  never = threading.Event()
+  reward = callback(lambda x: never.wait(), name="mine", timeout=0.2)
+  x = jnp.ones((2, 3))
+  message = r"reward 'mine' must return within 0\.2 s; got no answer"
+  with pytest.raises(RewardError, match=message), reported():
+    jax.block_until_ready(jax.jit(reward)(x) if compiled else reward(x))
+  never.set()
+
+
+def test_a_timeout_changes_nothing_for_one_that_answers():
+  x = jnp.arange(6.0).reshape(2, 3)
+  np.testing.assert_array_equal(callback(lambda x: x.sum(1), timeout=60.0)(x), [3.0, 12.0])
+  with pytest.raises(RewardError, match="must not raise; got ZeroDivisionError"):
+    callback(lambda x: 1 / 0, timeout=60.0)(x)
+  with pytest.raises(ValueError, match="timeout must be at least 0; got -1"):
+    callback(lambda x: x, timeout=-1)
