@@ -3,6 +3,9 @@
 python -m experiments.benchmark --suite=gmm --workdir=runs/benchmark_gmm
 python -m experiments.benchmark --suite=gmm --oracle --workdir=runs/benchmark_gmm_oracle
 python -m experiments.benchmark --suite=mnist_cpu --workdir=runs/benchmark_mnist
+python -m experiments.benchmark --suite=throughput --config=experiments/configs/imagenet_b2.py --out=b.json
+
+The last times the train step of any configuration, with --methods steering by its network too.
 """
 
 import itertools
@@ -10,12 +13,14 @@ import pathlib
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, speed
 from mfm_jax.training import benchmark
 from mfm_jax.training.benchmark_config import BenchmarkConfig
+from mfm_jax.training.config import RunConfig
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 SUITES = sorted(path.stem.removeprefix("benchmark_") for path in CONFIGS.glob("benchmark_*.py"))
+THROUGHPUT = "throughput"  # has a configuration of a training
 
 _CONFIG = cli.define_config(kind=BenchmarkConfig)
 _SUITE = flags.DEFINE_string(
@@ -29,6 +34,8 @@ _EMA = flags.DEFINE_string("ema", "", "Decay of the average of --run, raw for no
 
 def main():
   """Trains, measures, writes; returns what benchmark.json holds but for the configuration."""
+  if _SUITE.value == THROUGHPUT:
+    return speed.main(cli.config(_CONFIG))
   config = cli.config(_CONFIG)
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a folder; got none")
@@ -47,8 +54,11 @@ def with_config(argv: list[str]) -> list[str]:
     name, equals, value = arg.lstrip("-").partition("=")
     if name == "suite" and arg.startswith("-"):
       suite, colon, mode = (value if equals else after).partition(":")
+      if suite == THROUGHPUT:
+        cli.expect(RunConfig)
+        return argv
       if suite not in SUITES:
-        raise ValueError(f"--suite must be one of {', '.join(SUITES)}; got {suite!r}")
+        raise ValueError(f"--suite must be one of {', '.join([*SUITES, THROUGHPUT])}; got {suite!r}")
       if any(other.lstrip("-").partition("=")[0] == "config" for other in argv):
         raise ValueError("--suite and --config exclude each other; got both")
       return [argv[0], f"--config={CONFIGS / f'benchmark_{suite}.py'}{colon}{mode}", *argv[1:]]

@@ -9,31 +9,30 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from mfm_jax.training.config import RunConfig, check_key, from_dict
+from experiments import config_flag
+from mfm_jax.training import distributed
 
-_KINDS: list[type] = []  # the class of the program's --config
+define_config, config, expect = config_flag.define, config_flag.read, config_flag.expect
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed",
+  False,
+  "Join the processes of a TPU pod, SLURM, Open MPI or GKE. Elsewhere JAX_COORDINATOR_ADDRESS (host:port), "
+  "JAX_NUM_PROCESSES and JAX_PROCESS_ID say so, without this flag.",
+)
 
 
-def define_config(default: str | None = None, kind: type = RunConfig) -> flags.FlagHolder:
-  """The flag --config=<file>.py[:smoke], with --config.<key>=<value> for every key of `kind`."""
-  _KINDS[:] = [kind]
-  return config_flags.DEFINE_config_file("config", default, "Configuration file, e.g. x.py:smoke.")
-
-
-def config(flag: flags.FlagHolder) -> Any:
-  """The frozen configuration behind the flag; ValueError for an unknown key or a wrong type."""
-  if flag.value is None:
-    raise ValueError("--config must name a configuration file; got none")
-  return from_dict(_KINDS[0], flag.value.to_dict())
-
-
-def run(main: Callable[[], dict[str, Any]], expand: Callable[[list[str]], list[str]] = list) -> None:
+def run(
+  main: Callable[[], dict[str, Any]],
+  expand: Callable[[list[str]], list[str]] = list,
+  *,
+  processes: bool = False,
+) -> None:
   """Parses the flags, calls `main` and prints what it returns as one line of JSON.
 
-  `expand` may replace the arguments before they are parsed.
+  `expand` may replace the arguments before they are parsed; `processes` says that several may run `main`
+  together, of which the primary prints.
 
   A user's mistake (ValueError), or a file that cannot be read or written (OSError), ends in one line and
   status 2; --debug shows the traceback.
@@ -45,10 +44,15 @@ def run(main: Callable[[], dict[str, Any]], expand: Callable[[list[str]], list[s
       logging.set_verbosity(logging.WARNING)  # JAX and orbax are talkative at INFO
     if len(argv) > 1:
       raise ValueError(f"every argument must be a --flag; got {argv[1]!r}")
-    print(json.dumps(main()), flush=True)
+    distributed.join(detect=_DISTRIBUTED.value)
+    if not processes and jax.process_count() > 1:
+      raise ValueError(f"this command must run in one process; got {jax.process_count()}")
+    result = main()
+    if distributed.is_primary():
+      print(json.dumps(result), flush=True)
 
   try:
-    app.run(guarded, flags_parser=lambda argv: _parse(expand(argv)))
+    app.run(guarded, flags_parser=lambda argv: config_flag.parse(expand(argv)))
   except (ValueError, OSError, flags.Error) as error:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
       raise
@@ -62,18 +66,3 @@ def use_compilation_cache() -> None:
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(home / "mfm_jax"))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def _parse(argv):
-  """absl's parser; mistakes in --config and --config.<key> become one-line ValueErrors first."""
-  for arg, after in zip(argv[1:], [*argv[2:], ""]):
-    name, equals, value = arg.lstrip("-").partition("=") if arg.startswith("-") else ("", "", "")
-    if name == "config":
-      path, _, mode = (value if equals else after).partition(":")
-      if not pathlib.Path(path).is_file():
-        raise ValueError(f"--config must name a file; got {path!r}")
-      if mode not in ("", "smoke"):
-        raise ValueError(f"--config=<file>:<mode> must have the mode smoke or none; got {mode!r}")
-    elif name.startswith("config."):
-      check_key(_KINDS[0] if _KINDS else RunConfig, name.removeprefix("config."))
-  return flags.FLAGS(argv)

@@ -1,15 +1,21 @@
-"""Checkpoints: asynchronous, atomic, with everything that resuming needs. All use of orbax is here."""
+"""Checkpoints: asynchronous, atomic, verified, with all that resuming needs. All use of orbax is here."""
 
 import copy
 import dataclasses
 import pathlib
 import shutil
+import warnings
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from mfm_jax.training import distributed, integrity
 from mfm_jax.training.state import TrainState
+
+# orbax writes the last two files when it commits a step, so their hashes come later, in the second of ours.
+HASHES, SEAL = "sha256.json", "seal.json"
+_AT_COMMIT = {"_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,20 +31,32 @@ class Restored:
 class Checkpoints:
   """The folder `checkpoints/` of a run. Use as a context manager: leaving it waits for the last save.
 
+  Every step has the hashes of its files: a damaged one is never restored. With several processes all call
+  the same methods.
+
   Args:
     folder: need not exist.
-    keep: number of checkpoints that are kept, the newest.
-    writable: whether steps will be saved; folders of incomplete steps are then set aside.
+    keep: number of checkpoints that are kept, the newest; None for all.
+    keep_every: those of its multiples are kept as well; 0 for none.
+    writable: whether steps will be saved; folders of incomplete and damaged steps are then set aside.
   """
 
-  def __init__(self, folder: pathlib.Path, *, keep: int = 3, writable: bool = False):
-    self.folder = folder.absolute()
-    if writable and jax.process_index() == 0:
-      _set_aside_incomplete(self.folder)
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+  def __init__(
+    self, folder: pathlib.Path, *, keep: int | None = 3, keep_every: int = 0, writable: bool = False
+  ):
+    self.folder, self._writable = folder.absolute(), writable
+    self._saving: int | None = None  # the step on its way
+    if writable:
+      distributed.on_primary(lambda: _set_aside_incomplete(self.folder))
     self._manager = ocp.CheckpointManager(
       self.folder,
-      options=options,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        keep_period=keep_every or None,
+        create=True,
+        cleanup_tmp_directories=writable,
+        async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_hashes),
+      ),
       item_handlers={
         "state": ocp.StandardCheckpointHandler(),
         "data": ocp.JsonCheckpointHandler(),
@@ -49,57 +67,101 @@ class Checkpoints:
   def __enter__(self):
     return self
 
-  def __exit__(self, *exc):
-    self._manager.close()
+  def __exit__(self, kind, *exc):
+    try:
+      self.wait()
+      self._manager.close()
+    except OSError:
+      if kind is None:
+        raise
+
+  @property
+  def last_good(self) -> str:
+    """In words, where the newest complete checkpoint is."""
+    steps = _complete_steps(self.folder)
+    return f"step {steps[-1]} in {self.folder}" if steps else "none was saved yet"
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, ascending. A folder that a killed save left is not one."""
     # Reading the folder anew while a save is on its way would make orbax forget that save, and keep
     # its checkpoint for ever.
-    self._manager.wait_until_finished()
+    self.wait()
     self._manager.reload()
-    return sorted(step for step in self._manager.all_steps() if _complete(self.folder / str(step)))
+    complete = _complete_steps(self.folder)
+    return sorted(step for step in self._manager.all_steps() if step in complete)
 
   def save(self, state: TrainState, data: dict[str, Any], meta: dict[str, Any]) -> None:
     """Starts saving; returns when the arrays are copied. A step that exists already is left alone.
 
     Raises:
       ValueError: the folder has a later step.
+      OSError: this save, or the one before, cannot be written; with the last good checkpoint.
     """
     step = int(state.step)
     if step in self.steps():
       return
-    saved = self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        # Copies: orbax writes them later, when the caller may have gone on changing its own.
-        data=ocp.args.JsonSave(copy.deepcopy(data)),
-        meta=ocp.args.JsonSave(copy.deepcopy(meta)),
-      ),
-    )
+    self._saving = step
+    try:
+      saved = self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          # Copies: orbax writes them later, when the caller may have gone on changing its own.
+          data=ocp.args.JsonSave(copy.deepcopy(data)),
+          meta=ocp.args.JsonSave(copy.deepcopy(meta)),
+        ),
+      )
+    except OSError as error:
+      raise self._failed(error) from error
     if not saved:  # orbax skips a step before the latest one without a word
+      self._saving = None
       raise ValueError(f"checkpoints must be saved in order; got step {step} after {self.steps()[-1:]}")
 
+  def check(self) -> None:
+    """Raises the OSError of a save that has failed; does not wait for one that is on its way."""
+    try:
+      self._manager.check_for_errors()
+    except Exception as error:
+      raise self._failed(error) from error
+
   def wait(self) -> None:
-    """Blocks until the last save is complete; raises its error."""
-    self._manager.wait_until_finished()
+    """Blocks until the last save is complete; raises its OSError, with the last good checkpoint."""
+    if self._saving is None:
+      return
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._failed(error) from error
+    folder, self._saving = self.folder / str(self._saving), None
+    if distributed.is_primary() and folder.exists():
+      integrity.write_hashes(folder, SEAL, _AT_COMMIT & integrity.files_of(folder))
 
   def restore(self, like: TrainState, step: int | None = None) -> Restored | None:
-    """The newest checkpoint (or that of `step`), with the shapes and shardings of `like`; None if none.
+    """The newest checkpoint that is whole (or that of `step`), placed as `like`; None where there is none.
+
+    A damaged one is passed over with a warning that names it, and set aside as <step>.damaged by a writer.
+
+    Args:
+      like: the state, or `jax.ShapeDtypeStruct`s with shardings; of any mesh and number of processes.
+      step: of the checkpoint; None for the newest.
 
     Raises:
-      ValueError: `step` has no checkpoint, or the stored arrays differ in shape or dtype from `like`.
+      ValueError: `step` has no checkpoint, or a damaged one; all are damaged; the stored arrays differ in
+        shape or dtype from `like`.
     """
     steps = self.steps()
-    if step is None:
-      if not steps:
-        return None
-      step = steps[-1]
-    if step not in steps:
+    if step is None and not steps:
+      return None
+    if step is not None and step not in steps:
       raise ValueError(f"step must be one of the checkpoints {steps} in {self.folder}; got {step}")
-    stored = self._manager.item_metadata(step)["state"]
-    _check_same(stored, like)
+    wanted = steps[::-1] if step is None else [step]
+    step = distributed.agreed(self._newest_whole(wanted) if distributed.is_primary() else 0)
+    if step < 0:
+      raise ValueError(f"a checkpoint must be whole; got damaged ones alone in {self.folder}: {wanted}")
+    if self._writable and step != wanted[0]:
+      distributed.on_primary(lambda: _set_aside(self.folder, wanted[: wanted.index(step)]))
+      self._manager.reload()
+    _check_same(self._manager.item_metadata(step)["state"], like)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     items = self._manager.restore(
       step,
@@ -111,9 +173,35 @@ class Checkpoints:
     )
     return Restored(step=step, state=items["state"], data=items["data"], meta=items["meta"])
 
+  def _newest_whole(self, steps: list[int]) -> int:
+    """The first of these that has no damage, with a warning for those before; -1 for none."""
+    for step in steps:
+      folder = self.folder / str(step)
+      found = [integrity.damage(folder, name) for name in (HASHES, SEAL) if (folder / name).exists()]
+      if not any(found):
+        if not found:
+          warnings.warn(f"checkpoint {folder} is older than hashes: not verified", stacklevel=3)
+        return step
+      warnings.warn(f"checkpoint {folder} is damaged, passed over: {max(found)}", stacklevel=3)
+    return -1
+
+  def _write_hashes(self) -> None:
+    """Called by orbax before it commits a step, so that no complete step is without hashes."""
+    for folder in self.folder.glob(f"{self._saving}.*-tmp*"):
+      integrity.write_hashes(folder, HASHES, integrity.files_of(folder) - {HASHES, *_AT_COMMIT})
+
+  def _failed(self, error: Exception) -> OSError:
+    step, self._saving = self._saving, None
+    return OSError(f"step {step} could not be saved: {error}; last good checkpoint: {self.last_good}")
+
 
 def _complete(step_folder: pathlib.Path) -> bool:
   return (step_folder / "_CHECKPOINT_METADATA").exists()
+
+
+def _complete_steps(folder: pathlib.Path) -> list[int]:
+  found = [path for path in folder.glob("*") if path.name.isdigit()]
+  return sorted(int(path.name) for path in found if _complete(path))
 
 
 def _set_aside_incomplete(folder: pathlib.Path) -> None:
@@ -124,9 +212,18 @@ def _set_aside_incomplete(folder: pathlib.Path) -> None:
   """
   for path in list(folder.glob("*")):
     if path.name.isdigit() and not _complete(path):
-      aside = path.with_name(f"{path.name}.incomplete")
-      shutil.rmtree(aside, ignore_errors=True)
-      path.rename(aside)
+      _rename(path, "incomplete")
+
+
+def _set_aside(folder: pathlib.Path, steps: list[int]) -> None:
+  for step in steps:
+    _rename(folder / str(step), "damaged")
+
+
+def _rename(path: pathlib.Path, why: str) -> None:
+  aside = path.with_name(f"{path.name}.{why}")
+  shutil.rmtree(aside, ignore_errors=True)
+  path.rename(aside)
 
 
 def _check_same(stored, like: TrainState) -> None:

@@ -16,17 +16,17 @@ from mfm_jax.data import datasets, pipeline
 from mfm_jax.data.datasets import DataConfig
 from mfm_jax.data.sources import to_pixels
 from mfm_jax.models.classifier import build_classifier
-from mfm_jax.training import folder, optimizer
+from mfm_jax.training import averages, folder, optimizer
 from mfm_jax.training.checkpoint import Checkpoints
 from mfm_jax.training.config import MixtureConfig
 from mfm_jax.training.folder import DataInfo
 from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.optimizer import OptimizerConfig
-from mfm_jax.training.state import TrainState, create, ema_update, params_sha256
+from mfm_jax.training.state import TrainState, create, params_sha256
 from mfm_jax.types import Array
 from mfm_jax.viz.files import write_atomically
 
-EMA = 0.99  # decay of the average that is kept
+EMA = "0.99"  # decay of the average that is kept
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,8 +106,8 @@ def train_classifier(config: ClassifierConfig, workdir: str | pathlib.Path) -> d
     value, grads = jax.value_and_grad(loss)(state.params)
     updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = ema_update(state.ema[str(EMA)], params, EMA, state.step)
-    return TrainState(state.step + 1, params, opt_state, {str(EMA): ema}), value
+    ema = averages.update(state.ema[EMA], params, EMA, state.step)
+    return TrainState(state.step + 1, params, opt_state, {EMA: ema}), value
 
   state = create(init(jax.random.key(config.seed)), optimiser, (EMA,))
   batches = pipeline.batches(dataset.train, batch_size=config.batch_size, seed=config.seed)
@@ -126,10 +126,10 @@ def train_classifier(config: ClassifierConfig, workdir: str | pathlib.Path) -> d
   finally:
     writer.close()
   summary = {
-    "params_sha256": params_sha256(jax.device_get(state.ema[str(EMA)])),
+    "params_sha256": params_sha256(jax.device_get(state.ema[EMA])),
     "steps": config.steps,
     "seconds": round(writer.seconds, 2),
-    **_test(lambda x: log_probs(state.ema[str(EMA)], x), dataset.test, decode),
+    **_test(lambda x: log_probs(state.ema[EMA], x), dataset.test, decode),
   }
   write_atomically(finished, (json.dumps(summary) + "\n").encode())
   return summary
@@ -149,7 +149,7 @@ def load_classifier(workdir: str | pathlib.Path) -> Classifier:
     restored = checkpoints.restore(fresh)
   if restored is None:
     raise ValueError(f"workdir must hold a finished classifier; got none in {workdir}")
-  params = jax.device_get(restored.state.ema[str(EMA)])  # of no device, so that it runs on any
+  params = jax.device_get(restored.state.ema[EMA])  # of no device, so that it runs on any
 
   def of_data(x: Array) -> Array:
     checks.shape(f"x of the classifier {workdir}", x, (None, *info.shape))

@@ -13,11 +13,23 @@ from mfm_jax import checks, interpolants, oracles
 from mfm_jax.data.datasets import DataConfig
 from mfm_jax.losses import DrawConfig, Objective
 from mfm_jax.models import ModelConfig
+from mfm_jax.training import averages
 from mfm_jax.training.optimizer import OptimizerConfig
+from mfm_jax.training.sharding import MeshConfig
 
-# Keys that may differ when a run is resumed: they change what is watched, or how long it trains (a cosine
-# schedule then follows the new length from the resumed step on).
-RESUMABLE = ("steps", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+# Keys that may differ when a run is resumed: they change what is watched and kept, where it is computed, or
+# how long it trains (a cosine schedule then follows the new length from the resumed step on).
+RESUMABLE = (
+  "steps",
+  "log_every",
+  "eval_every",
+  "checkpoint_every",
+  "keep_checkpoints",
+  "keep_every",
+  "skip_not_finite",
+  "accumulate",
+  "mesh",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,21 +68,23 @@ class RunConfig:
   steps: int = 10_000
   batch_size: int = 256  # over all devices and hosts
   ema: tuple[float, ...] = (0.99, 0.999)  # decays of the averages of the parameters that are kept
+  ema_lengths: tuple[float, ...] = ()  # relative lengths of power averages, of which others can be made
+  ema_every: int = 0  # steps between the power averages that are kept for that
   log_every: int = 100  # steps
   eval_every: int = 1000  # steps between held-out losses and pictures; 0: at the end alone
   eval_batches: int = 8
   checkpoint_every: int = 1000  # steps
-  keep_checkpoints: int = 3
+  keep_checkpoints: int = 3  # the newest
+  keep_every: int = 0  # steps: checkpoints of its multiples are kept as well; 0: none
+  skip_not_finite: int = 0  # steps in a row that may have a loss or gradient that is not finite
+  accumulate: int = 1  # parts that a batch is worked through in, to save memory
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
   def __post_init__(self):
     checks.one_of("interpolant", self.interpolant, interpolants.INTERPOLANTS)
-    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
-      checks.at_least(name, getattr(self, name), 1)
+    check_pace(self)
     for name in ("eval_every", "eval_batches"):
       checks.at_least(name, getattr(self, name), 0)
-    checks.at_least("number of ema decays", len(self.ema), 1)
-    for decay in self.ema:
-      checks.in_interval("ema", decay)
     if self.draws.guidance_between and self.model.name == "dit" and self.model.dit.guidance != "continuous":
       raise ValueError(
         "model.dit.guidance must be continuous with draws.guidance_between: a table has the trained scales "
@@ -90,6 +104,23 @@ class RunConfig:
   def is_map(self) -> bool:
     """False for a plain flow (loss.consistency=none), which has a marginal velocity alone."""
     return self.loss.consistency != "none"
+
+
+def check_pace(config: Any) -> None:
+  """Raises for numbers of steps, batches and averages that no training can have."""
+  for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "accumulate"):
+    checks.at_least(name, getattr(config, name), 1)
+  for name in ("keep_every", "ema_every", "skip_not_finite"):
+    checks.at_least(name, getattr(config, name), 0)
+  checks.at_least("number of ema decays", len(config.ema), 1)
+  for decay in config.ema:
+    checks.in_interval("ema", decay)
+  for length in config.ema_lengths:
+    averages.exponent(length)
+  if bool(config.ema_lengths) != bool(config.ema_every):
+    raise ValueError(
+      f"ema_lengths and ema_every must be set together; got {config.ema_lengths}, {config.ema_every}"
+    )
 
 
 def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:

@@ -19,7 +19,7 @@ from mfm_jax.losses import DrawConfig, Objective
 from mfm_jax.models import ModelConfig
 from mfm_jax.models.dit import SIZES, DiTConfig
 from mfm_jax.sampling import integrators
-from mfm_jax.training import folder, optimizer
+from mfm_jax.training import averages, folder, optimizer
 from mfm_jax.training.checkpoint import Checkpoints
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.folder import DataInfo
@@ -187,7 +187,7 @@ def to_run(path: str, workdir: str | pathlib.Path, weights: Weights, *, entry: s
     raise ValueError(f"--to must be a new or an empty folder; got {workdir}")
   config, info, params, report = read(path, weights, entry=entry)
   source = {"file": pathlib.Path(path).name, **dataclasses.asdict(weights)}
-  state = create(params, optimizer.build(config.optimizer, config.steps), config.ema)
+  state = create(params, optimizer.build(config.optimizer, config.steps), averages.names(config))
   with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
     checkpoints.save(jax.tree.map(jnp.asarray, state), {}, {"converted": source})
   # Last, so that a folder that was left half done is no run.

@@ -12,7 +12,7 @@ import numpy as np
 from mfm_jax import oracles
 from mfm_jax.data import datasets
 from mfm_jax.flow_map import marginal_velocity
-from mfm_jax.training import folder, optimizer, run, sharding, step
+from mfm_jax.training import averages, folder, optimizer, run, sharding, step
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.folder import DataInfo
 from mfm_jax.training.state import create
@@ -53,12 +53,14 @@ def abstract_step(config: RunConfig, info: DataInfo) -> tuple[Any, tuple[PyTree,
     teacher = lambda params: marginal_velocity(network.velocity(params))  # noqa: E731
   loss = step.make_loss(pieces.model, pieces.interpolant, pieces.objective, pieces.draws, teacher)
   optimiser = optimizer.build(config.optimizer, config.steps)
-  state = jax.eval_shape(lambda: create(pieces.model.init(jax.random.key(0)), optimiser, config.ema))
+  state = jax.eval_shape(
+    lambda: create(pieces.model.init(jax.random.key(0)), optimiser, averages.names(config))
+  )
   batch = {
     "x1": jax.ShapeDtypeStruct((config.batch_size, *info.shape), jnp.float32),
     "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
   }
-  return step.make_train_step(loss, optimiser, config.seed), (state, frozen, batch)
+  return step.make_train_step(loss, optimiser, config.seed, config.accumulate), (state, frozen, batch)
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
@@ -68,11 +70,11 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     parameters, those of the teacher, seconds of lowering and compilation, and from the compiler's memory
     analysis, in bytes a device: arguments (state, teacher, batch), temporary, output that is not donated.
   """
-  info, mesh = info_of(config), sharding.data_mesh()
-  sharding.check_batch_size(config.batch_size, mesh)
+  info, mesh = info_of(config), sharding.make_mesh(config.mesh)
+  sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
   train_step, arguments = abstract_step(config, info)
   start = time.monotonic()
-  compiled = step.compile_step(train_step, *arguments, mesh)
+  compiled = step.compile_step(train_step, *arguments, mesh, config.mesh)
   seconds = time.monotonic() - start
   memory = compiled.memory_analysis()
   own = dataclasses.asdict(info)

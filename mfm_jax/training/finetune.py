@@ -14,7 +14,7 @@ from mfm_jax.data import datasets
 from mfm_jax.finetuning.divergence import path_kl
 from mfm_jax.finetuning.draws import FTDrawConfig, draw
 from mfm_jax.finetuning.objective import FTObjective
-from mfm_jax.training import comparison, folder, generate, loop, run, sharding, showcase, subject
+from mfm_jax.training import comparison, distributed, folder, generate, loop, run, sharding, showcase, subject
 from mfm_jax.training.comparison import Assessor
 from mfm_jax.training.config import RESUMABLE
 from mfm_jax.training.finetune_config import FinetuneConfig
@@ -22,14 +22,14 @@ from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.run import Run
 from mfm_jax.training.state import TrainState
 from mfm_jax.training.steered import INVALID_LIMIT
-from mfm_jax.training.step import LossFn
-from mfm_jax.types import Array, Decode, Reward
+from mfm_jax.training.step import Loss
+from mfm_jax.types import Array, Decode, PyTree, Reward
 from mfm_jax.viz.files import write_atomically
 
 KL_STEPS = 250  # of the fine-tuned SDE
 KL_PATHS = 1024  # at most
 # Keys of a run that fine-tuning has of its own; all others are its base's.
-OWN = ("optimizer", "seed", "batch_size", "ema", *RESUMABLE)
+OWN = ("optimizer", "seed", "batch_size", "ema", "ema_lengths", "ema_every", *RESUMABLE)
 
 
 def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
       folder's; later as `loop.train`, and where more than INVALID_LIMIT of the rewards are not finite.
   """
   workdir = pathlib.Path(workdir)
-  mesh = sharding.data_mesh()
-  sharding.check_batch_size(config.batch_size, mesh)
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
   base = run.load_run(config.base)
   base.require_map()
   base.check_guidance(config.draws.guidance)
@@ -66,12 +66,15 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     # mixture's tilt.
     label, what = showcase.labels(base, config.eval_num), dataclasses.replace(what, mixture=None)
 
-  def evaluation(writer: MetricWriter) -> Panel:
+  def evaluation(writer: MetricWriter, frozen: PyTree) -> Panel:
+    del frozen
     assess = comparison.assessor(what, config.steering, reward)
     options = {"reward": reward, "decode": what.decode, "assess": assess, "label": label}
     return Panel(base=base, tuned=tuned, config=config, writer=writer, **options)
 
-  folder.write_config(workdir, config, base.info, folder.FINETUNED, run=tuned.config)
+  distributed.on_primary(
+    lambda: folder.write_config(workdir, config, base.info, folder.FINETUNED, run=tuned.config)
+  )
   return loop.fit(
     config,
     workdir,
@@ -89,22 +92,22 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
 
 def make_loss(
   base: Run, tuned: Run, objective: FTObjective, draws: FTDrawConfig, reward: Reward, decode: Decode | None
-) -> LossFn:
+) -> Loss:
   """The loss and its terms, each a mean over the batch; its frozen parameters are those of the base."""
 
-  def loss(params, frozen, batch, key, step):
+  def loss(params, frozen, drawn, step):
     del step
     per_example, terms = objective(
       tuned.marginal_of(params),
       base.parts.model.velocity(frozen),
       base.interpolant,
-      draw(key, batch, draws),
+      drawn,
       reward,
       decode=decode,
     )
     return jnp.mean(per_example), jax.tree.map(jnp.mean, terms)
 
-  return loss
+  return Loss(draw=lambda key, batch, step: draw(key, batch, draws), of=loss)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,7 +136,8 @@ class Panel:
 
   def __call__(self, state: TrainState) -> dict[str, float]:
     """The figures of the average (`eval/...`), which it writes, and of the base (`base/...`)."""
-    now, tuned = int(state.step), dataclasses.replace(self.tuned, params=state.ema[self.tuned.ema])
+    now, params = int(state.step), run.on_own_devices(state.ema[self.tuned.ema])
+    tuned = dataclasses.replace(self.tuned, params=params)
     key_x1, key_kl = jax.random.split(jax.random.key(loop.EVAL_SEED))
     reference, of_base = self._base
     x1 = self._sample(tuned, key_x1)
@@ -141,7 +145,7 @@ class Panel:
     figures = {f"eval/{name}": value for name, value in figures.items()}
     self.writer.write(now, figures)
     picture = showcase.picture({"x1": x1}, tuned)
-    if picture is not None and jax.process_index() == 0:
+    if picture is not None and distributed.is_primary():
       write_atomically(self.tuned.workdir / "samples" / f"samples_{now:07d}.png", picture)
     return {**figures, **{f"base/{name}": value for name, value in of_base.items()}}
 

@@ -6,7 +6,9 @@ from mfm_jax import checks
 from mfm_jax.finetuning.draws import FTDrawConfig
 from mfm_jax.finetuning.objective import FTObjective
 from mfm_jax.rewards import composition
+from mfm_jax.training.config import check_pace
 from mfm_jax.training.optimizer import OptimizerConfig
+from mfm_jax.training.sharding import MeshConfig
 from mfm_jax.training.steer_config import RewardConfig, SteerConfig
 from mfm_jax.types import Reward
 
@@ -34,22 +36,24 @@ class FinetuneConfig:
   steps: int = 10_000
   batch_size: int = 256  # over all devices and hosts
   ema: tuple[float, ...] = (0.999,)  # decays of the averages of the parameters that are kept
+  ema_lengths: tuple[float, ...] = ()  # as of `RunConfig`, like the next
+  ema_every: int = 0
   log_every: int = 100  # steps
   eval_every: int = 1000  # steps between panels; 0: at the end alone
   eval_num: int = 1024  # samples of a panel
   checkpoint_every: int = 1000  # steps
-  keep_checkpoints: int = 3
+  keep_checkpoints: int = 3  # the newest
+  keep_every: int = 0  # as of `RunConfig`, like the next three
+  skip_not_finite: int = 0
+  accumulate: int = 1
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
   def __post_init__(self):
     if not self.multiplier > 0:
       raise ValueError(f"multiplier must be positive; got {self.multiplier}")
-    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
-      checks.at_least(name, getattr(self, name), 1)
+    check_pace(self)
     checks.at_least("eval_every", self.eval_every, 0)
     checks.at_least("eval_num", self.eval_num, 2)
-    checks.at_least("number of ema decays", len(self.ema), 1)
-    for decay in self.ema:
-      checks.in_interval("ema", decay)
 
   @property
   def steering(self) -> SteerConfig:

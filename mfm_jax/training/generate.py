@@ -12,6 +12,7 @@ from mfm_jax import checks, times
 from mfm_jax.data import datasets
 from mfm_jax.interpolants import interpolate
 from mfm_jax.sampling import integrators, marginal, posterior, refinement
+from mfm_jax.training import distributed
 from mfm_jax.training.run import Run
 from mfm_jax.types import Array, PRNGKey
 
@@ -72,13 +73,14 @@ def marginal_samples(
     grid = times.grid(steps, start=SDE_START, power=2.0)
     return integrators.sde(key_path, x, grid, drift, sigma)[0]
 
-  out = []
-  for i, start in enumerate(range(0, num, BATCH)):
-    rows = slice(start, min(start + BATCH, num))
-    part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], cond)
-    like = jnp.zeros((rows.stop - rows.start, *run.info.shape))
-    out.append(np.asarray(sample(run.params, jax.random.fold_in(key, i), part, like)))
-  return np.concatenate(out)
+  parts = [slice(start, min(start + BATCH, num)) for start in range(0, num, BATCH)]
+  shapes = [(rows.stop - rows.start, *run.info.shape) for rows in parts]
+
+  def make(i: int) -> np.ndarray:
+    part = jax.tree.map(lambda leaf: leaf[parts[i]], cond)
+    return np.asarray(sample(run.params, jax.random.fold_in(key, i), part, jnp.zeros(shapes[i])))
+
+  return np.concatenate(distributed.shared(make, shapes))
 
 
 def posterior_samples(

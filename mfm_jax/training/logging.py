@@ -9,18 +9,23 @@ from collections.abc import Mapping
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from mfm_jax.training import distributed
+
 
 class MetricWriter:
   """metrics.jsonl (one object a line: step, name, value, seconds), TensorBoard, and the terminal.
 
-  Lines of steps after `resume_step` are dropped when it opens: they belong to work that was lost with a
-  killed process and is done again.
+  Of several processes the primary alone writes. Lines of steps after `resume_step` are dropped when it opens:
+  they belong to work that was lost with a killed process and is done again.
   """
 
   def __init__(self, workdir: pathlib.Path, *, resume_step: int, total: int):
     self._path = workdir / "metrics.jsonl"
     self._total, self._first = total, resume_step
     self._start = self._first_step_at = time.monotonic()
+    self._active, self._earlier = distributed.is_primary(), 0.0
+    if not self._active:
+      return
     kept = truncate(self._path, resume_step)
     self._earlier = kept[-1]["seconds"] if kept else 0.0
     # The last evaluation comes after the last checkpoint: a process killed between it and the summary
@@ -40,6 +45,8 @@ class MetricWriter:
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes scalars of a step, but for those that the file has already."""
+    if not self._active:
+      return
     for name, value in values.items():
       if (step, name) in self._written:
         continue
@@ -50,10 +57,13 @@ class MetricWriter:
 
   def image(self, step: int, name: str, picture: np.ndarray) -> None:
     """Writes a uint8 picture (H, W, 3) to TensorBoard."""
-    self._board.add_image(name, picture, step, dataformats="HWC")
+    if self._active:
+      self._board.add_image(name, picture, step, dataformats="HWC")
 
   def progress(self, step: int, values: Mapping[str, float]) -> None:
     """One line with the terms, steps per second and the time left; a bar as well on a terminal."""
+    if not self._active:
+      return
     rate = (step - self._first) / max(time.monotonic() - self._first_step_at, 1e-9)
     left = (self._total - step) / max(rate, 1e-9)
     terms = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -66,8 +76,9 @@ class MetricWriter:
 
   def close(self) -> None:
     """Flushes both files."""
-    self._file.close()
-    self._board.close()
+    if self._active:
+      self._file.close()
+      self._board.close()
 
 
 def truncate(path: pathlib.Path, last_step: int) -> list[dict]:

@@ -1,5 +1,6 @@
 """The training loop: train a run in a folder, or go on with it exactly where it stopped."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -15,9 +16,10 @@ from jax.sharding import Mesh
 from mfm_jax.data import datasets, pipeline
 from mfm_jax.data.datasets import Dataset
 from mfm_jax.data.sources import Source
-from mfm_jax.training import folder, optimizer, pictures, run, sharding, step
+from mfm_jax.training import averages, distributed, folder, optimizer, pictures, posthoc, run, sharding, step
 from mfm_jax.training.checkpoint import Checkpoints
 from mfm_jax.training.config import RunConfig
+from mfm_jax.training.interruption import Interruption
 from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.state import TrainState, create, params_sha256
 from mfm_jax.types import PyTree
@@ -42,8 +44,8 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
       is not finite, with the step and the last good checkpoint.
   """
   workdir = pathlib.Path(workdir)
-  mesh = sharding.data_mesh()
-  sharding.check_batch_size(config.batch_size, mesh)
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
   mixture = config.mixture.build() if config.data.name == "mixture" else None
   dataset = datasets.load(config.data, mixture)
   info = folder.data_info(dataset)
@@ -55,7 +57,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
   frozen = teacher and teacher.params
   start = run.start(config, info, pieces.model)
 
-  def evaluation(writer: MetricWriter) -> Evaluate:
+  def evaluation(writer: MetricWriter, frozen: PyTree) -> Evaluate:
     return _Evaluation(
       loss=jax.jit(loss),
       frozen=frozen,
@@ -67,7 +69,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
       writer=writer,
     )
 
-  folder.write_config(workdir, config, info, folder.RUN)
+  distributed.on_primary(lambda: folder.write_config(workdir, config, info, folder.RUN))
   return fit(
     config,
     workdir,
@@ -89,10 +91,10 @@ def fit(
   mesh: Mesh,
   init: Callable[[PyTree], PyTree],
   given: PyTree,
-  loss: step.LossFn,
+  loss: step.Loss,
   frozen: PyTree = None,
   batches: Any,
-  evaluation: Callable[[MetricWriter], Evaluate],
+  evaluation: Callable[[MetricWriter, PyTree], Evaluate],
   sources: dict[str, str],
   limits: Mapping[str, float] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -102,23 +104,38 @@ def fit(
     config: of the training, with the keys of `RunConfig` that are about steps, optimiser and averages.
     workdir: the run folder.
     mesh: of the devices.
-    init, given: init(given) are the parameters before the first step; `given` is an argument, see `LossFn`.
-    loss, frozen: see `step.LossFn`.
+    init, given: init(given) are the parameters before the first step; `given` is an argument, see `Loss`.
+    loss, frozen: see `step.Loss`.
     batches: of `batches_of`.
-    evaluation: writer -> state -> figures, which it writes; those of the last state go into the summary.
+    evaluation: (writer, frozen on the mesh) -> state -> figures, which it writes; those of the last state go
+      into the summary.
     sources: identities of what the training reads beside data, by the key of the configuration that names it.
     limits: of terms of the loss, in their means over a logging interval; beyond them the run stops.
 
   Returns and raises as `train`.
   """
   optimiser = optimizer.build(config.optimizer, config.steps)
-  state = jax.jit(
-    lambda given: create(init(given), optimiser, config.ema),
-    out_shardings=sharding.replicated(mesh),
-  )(given)
-  with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints, writable=True) as checkpoints:
-    restored, window = checkpoints.restore(state), []
-    if restored is not None:
+
+  def fresh(given):
+    return create(init(given), optimiser, averages.names(config))
+
+  shapes = jax.eval_shape(fresh, given)
+  places = sharding.by_rules(shapes, mesh, config.mesh)
+  how = {"keep": config.keep_checkpoints, "keep_every": config.keep_every}
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **how, writable=True))
+    interruption = stack.enter_context(Interruption())
+    kept = None
+    if config.ema_every:
+      kept = stack.enter_context(Checkpoints(workdir / posthoc.FOLDER, keep=None, writable=True))
+    like = jax.tree.map(
+      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+    )
+    restored, window = checkpoints.restore(like), []
+    if restored is None:
+      given = sharding.place(given, sharding.by_rules(given, mesh, config.mesh))
+      state = jax.jit(fresh, out_shardings=places)(given)
+    else:
       _check_sources(restored.meta, sources, config)
       state = restored.state
       batches.set_state(restored.data)
@@ -134,45 +151,52 @@ def fit(
       print(f"resuming {workdir} at step {done} of {config.steps}", flush=True)
     writer = MetricWriter(workdir, resume_step=done, total=config.steps)
     try:
-      evaluate = evaluation(writer)
+      frozen = sharding.place(frozen, sharding.by_rules(frozen, mesh, config.mesh))
+      evaluate = evaluation(writer, frozen)
       trainer = _Trainer(
         config=config,
         mesh=mesh,
         writer=writer,
         checkpoints=checkpoints,
+        kept=kept,
         frozen=frozen,
         evaluate=evaluate,
         meta=sources,
         limits=limits,
+        interruption=interruption,
       )
-      train_step = step.make_train_step(loss, optimiser, config.seed)
+      train_step = step.make_train_step(loss, optimiser, config.seed, config.accumulate)
       state, compile_seconds = trainer(train_step, state, batches, window)
       figures = evaluate(state)
     finally:
       writer.close()
   summary = {
-    "params_sha256": params_sha256(jax.device_get(state.params)),
+    "params_sha256": params_sha256(distributed.to_host(state.params)),
     "steps": int(state.step),
     "seconds": round(writer.seconds, 2),
     "seconds_compile": round(compile_seconds, 2),
     **figures,
   }
-  write_atomically(finished, (json.dumps(summary) + "\n").encode())
+  content = (json.dumps(summary) + "\n").encode()
+  distributed.on_primary(lambda: write_atomically(finished, content))
   return summary
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class _Trainer:
-  """Runs the steps: logs, evaluates and saves at their intervals, stops at a value that is not finite."""
+  """Runs the steps: logs, evaluates and saves at their intervals, stops at values that are not finite."""
 
   config: Any  # as `fit` takes it
   mesh: Mesh
   writer: MetricWriter
   checkpoints: Checkpoints
+  kept: Checkpoints | None  # of power averages
   frozen: PyTree
   evaluate: Evaluate
   meta: dict[str, Any]
   limits: Mapping[str, float]
+  interruption: Interruption
+  skipped: int = 0  # steps in a row, now
 
   def __call__(self, train_step, state: TrainState, batches, window) -> tuple[TrainState, float]:
     """From the state's step to the last: (state, seconds of compilation).
@@ -183,64 +207,86 @@ class _Trainer:
     config, first = self.config, int(state.step)
     if first >= config.steps:
       return state, 0.0
-    compiled, seconds = self._compile(train_step, state, batches)
+    batch, position = self._next(batches)
+    start = time.monotonic()
+    compiled = step.compile_step(train_step, state, self.frozen, batch, self.mesh, config.mesh)
+    seconds = time.monotonic() - start
     self.writer.start_steps()
     window, pending = list(window), None
     for now in range(first + 1, config.steps + 1):
-      batch = sharding.put_batch(next(batches), self.mesh)
+      last = now == config.steps
       state, metrics = compiled(state, self.frozen, batch)
+      after = position  # of the data, when this step is done
+      if not last:
+        batch, position = self._next(batches)  # on its way to the device while the step runs
       # Fetched one step late, so that the device never waits for the host; at a save at once, so that
       # no parameters are kept that came from a value that is not finite.
       if pending is not None:
         window.append(self._fetch(*pending))
       pending = now, metrics
-      last = now == config.steps
+      leave = self.interruption.reached(now) and not last
       log = now % config.log_every == 0 or last
-      save = now % config.checkpoint_every == 0 or last
+      save = now % config.checkpoint_every == 0 or last or leave
       if log or save:
         window.append(self._fetch(*pending))
         pending = None
       if log:
-        means = {name: np.mean([values[name] for values in window]) for name in window[0]}
+        means = _means(window)
         self.writer.write(now, {f"train/{name}": value for name, value in means.items()})
         self.writer.progress(now, means)
+        self.checkpoints.check()
         for name, limit in self.limits.items():
-          if means[name] > limit:
+          if means.get(name, 0.0) > limit:
             self._stop(f"the mean of {name} must be at most {limit:g}; got {means[name]:g}", now)
         window = []
       if config.eval_every and now % config.eval_every == 0 and not last:
         self.evaluate(state)
+      if self.kept and (now % config.ema_every == 0 or last):
+        posthoc.keep(self.kept, state)
       if save:
-        self.checkpoints.save(state, batches.get_state(), {**self.meta, "window": window})
+        self.checkpoints.save(state, after, {**self.meta, "window": window})
+      if leave:
+        self.checkpoints.wait()
+        self.interruption.leave(f"saved {self.checkpoints.last_good}; the same command goes on")
     self.checkpoints.wait()
     return state, seconds
 
-  def _compile(self, train_step, state, batches):
-    start, position = time.monotonic(), batches.get_state()
-    batch = sharding.put_batch(next(batches), self.mesh)  # for its shapes
-    compiled = step.compile_step(train_step, state, self.frozen, batch, self.mesh)
-    batches.set_state(position)
-    return compiled, time.monotonic() - start
+  def _next(self, batches) -> tuple[PyTree, dict[str, Any]]:
+    """The next batch on the mesh, and the position of the data after it."""
+    batch = sharding.put_batch(next(batches), self.mesh)
+    return batch, batches.get_state()
 
-  def _fetch(self, now, metrics) -> dict[str, float]:
+  def _fetch(self, now, metrics) -> dict[str, float | None]:
+    """The figures of a step; those that are not finite, of a step that was skipped, are None."""
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    for name, value in values.items():
-      if not np.isfinite(value):
-        self._stop(f"every term of the loss must be finite; got {name} = {value}", now)
-    return values
+    broken = [name for name, value in values.items() if not np.isfinite(value)]
+    self.skipped = self.skipped + 1 if values["skipped"] else 0
+    if self.skipped > self.config.skip_not_finite:
+      name = broken[0]
+      self._stop(f"every term of the loss must be finite; got {name} = {values[name]}", now)
+    return {name: None if name in broken else value for name, value in values.items()}
 
   def _stop(self, reason: str, now: int) -> None:
     self.checkpoints.wait()
-    good = self.checkpoints.steps()
-    where = f"step {good[-1]} in {self.checkpoints.folder}" if good else "none was saved yet"
-    raise ValueError(f"{reason} at step {now}; last good checkpoint: {where}")
+    raise ValueError(f"{reason} at step {now}; last good checkpoint: {self.checkpoints.last_good}")
+
+
+def _means(window: list[dict[str, float | None]]) -> dict[str, float]:
+  """The mean of each figure over the steps that have it; "skipped", where it is not 0, is their number."""
+  means = {}
+  for name in window[-1]:
+    found = [values[name] for values in window if values.get(name) is not None]
+    if found:
+      means[name] = float(np.mean(found))
+  skipped = means.pop("skipped", 0.0) * len(window)
+  return {**means, "skipped": skipped} if skipped else means
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Evaluation:
   """state -> held-out losses of the longest average; writes them and the pictures."""
 
-  loss: step.LossFn
+  loss: step.Loss
   frozen: PyTree
   batches: list[dict[str, np.ndarray]]
   painter: pictures.Painter
@@ -262,7 +308,8 @@ class _Evaluation:
     for name in totals[0] if totals else ():
       means[f"held_out/{name}"] = float(np.mean([total[name] for total in totals]))
     self.writer.write(now, means)
-    if jax.process_index() == 0:
+    params = distributed.to_host(params) if jax.process_count() > 1 else params
+    if distributed.is_primary():
       for name, picture in self.painter.pictures(params).items():
         grids.save_png(self.workdir / "samples" / f"{name}_{now:07d}.png", picture)
         self.writer.image(now, f"samples/{name}", picture)

@@ -12,7 +12,7 @@ from mfm_jax.interpolants import Interpolant
 from mfm_jax.losses import DrawConfig, Objective
 from mfm_jax.models import Model, build, dit
 from mfm_jax.precondition import GaussianSkip
-from mfm_jax.training import folder, optimizer, sharding
+from mfm_jax.training import averages, distributed, folder, optimizer, posthoc, sharding
 from mfm_jax.training.checkpoint import Checkpoints
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.folder import DataInfo
@@ -157,7 +157,8 @@ def load_run(workdir: str | pathlib.Path, *, ema: str = "") -> Run:
 
   Args:
     workdir: the folder.
-    ema: decay of the average to use, "raw" for the parameters themselves, "" for the longest average.
+    ema: decay of the average to use, "raw" for the parameters themselves, "" for the longest of these
+      averages; "power:<length>" for a power average (`averages`), of a run that keeps some.
 
   Raises:
     ValueError: no run folder, no checkpoint in it, or an average that it does not keep.
@@ -165,36 +166,47 @@ def load_run(workdir: str | pathlib.Path, *, ema: str = "") -> Run:
   workdir = pathlib.Path(workdir)
   config, info = read_config(workdir)
   pieces = parts(config, info)
-  longest = str(max(config.ema))
-  ema = ema or longest
-  checks.one_of("ema", ema, [*map(str, config.ema), "raw"])
+  ema = ema or str(max(config.ema))
+  power = averages.power_length(ema)
+  if power is None:
+    checks.one_of("ema", ema, [*averages.names(config), "raw"])
 
   def fresh():
     params = pieces.model.init(jax.random.key(0))
-    return create(params, optimizer.build(config.optimizer, config.steps), config.ema)
+    return create(params, optimizer.build(config.optimizer, config.steps), averages.names(config))
 
-  like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fresh))
+  everywhere = sharding.replicated(sharding.make_mesh())
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(fresh)
+  )
   with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
     restored = checkpoints.restore(like)
   if restored is None:
     raise ValueError(f"workdir must hold a checkpoint; got none in {workdir}")
-  state = restored.state
-  params = state.params if ema == "raw" else state.ema[ema]
-  if jax.process_count() == 1:
-    # On all devices, which whatever is split over them must find it on.
-    params = jax.device_put(params, sharding.replicated(sharding.data_mesh()))
+  state, step = restored.state, restored.step
+  if power is not None and ema not in state.ema:
+    params, step = posthoc.put_together(workdir, like, power)
+  else:
+    params = state.params if ema == "raw" else state.ema[ema]
+  params = on_own_devices(params)
   return Run(
     workdir=workdir,
     config=config,
     info=info,
     parts=pieces,
-    step=restored.step,
+    step=step,
     ema=ema,
     params=params,
     sha256=params_sha256(params),
     finetuned=folder.kind_of(workdir) == folder.FINETUNED,
     only_scale=folder.finetuned_guidance(workdir),
   )
+
+
+def on_own_devices(params: PyTree) -> PyTree:
+  """Global parameters whole on each of this process's devices, for what is split over these."""
+  params = distributed.to_host(params) if jax.process_count() > 1 else params
+  return jax.device_put(params, sharding.replicated(sharding.local_mesh()))
 
 
 def read_config(workdir: pathlib.Path) -> tuple[RunConfig, DataInfo]:

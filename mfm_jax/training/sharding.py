@@ -1,16 +1,76 @@
-"""Where arrays live: a mesh over all devices, batches split over it, state replicated."""
+"""Where arrays live: a mesh of devices, batches split over all of it, training state by rules."""
+
+import dataclasses
+import re
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mfm_jax import checks
 from mfm_jax.types import PyTree
 
+AXES = ("data", "fsdp")
+LARGEST, WHOLE = "largest", "whole"
+SCANNED = "blocks"  # arrays of layers that are scanned have this in their path, and the layers as axis 0
 
-def data_mesh() -> Mesh:
-  """All devices of all processes along one axis, `data`."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+  """How a training is spread over the devices of all processes.
+
+  Attributes:
+    fsdp: devices that share one copy of the state. Of n devices n / fsdp have further copies (axis `data`); a
+      batch is split over all n.
+    rules: (pattern, how...): the first whose regular expression is found in the path of an array, such as
+      params/net/blocks/qkv/kernel, says which of its axes is split. How: "largest", the largest axis that
+      fsdp divides; "whole"; or an axis of the mesh, or "", for each axis of the array.
+    min_size: elements; "largest" keeps smaller arrays whole.
+  """
+
+  fsdp: int = 1
+  rules: tuple[tuple[str, ...], ...] = (("", LARGEST),)
+  min_size: int = 2**16
+
+  def __post_init__(self):
+    checks.at_least("mesh.fsdp", self.fsdp, 1)
+    checks.at_least("mesh.min_size", self.min_size, 0)
+    for pattern, *how in self.rules:
+      try:
+        re.compile(pattern)
+      except re.error as error:
+        raise ValueError(
+          f"mesh.rules must begin with a regular expression; got {pattern!r}: {error}"
+        ) from None
+      if not how:
+        raise ValueError(f"mesh.rules must say how after the pattern; got {pattern!r} alone")
+      if how not in ([LARGEST], [WHOLE]):
+        for name in how:
+          checks.one_of("mesh.rules after the pattern", name, [*AXES, "", LARGEST, WHOLE])
+
+
+def make_mesh(config: MeshConfig | None = None) -> Mesh:
+  """The devices of all processes as `data` x `fsdp`.
+
+  Raises:
+    ValueError: config.fsdp does not divide their number.
+  """
+  fsdp, count = (config or MeshConfig()).fsdp, jax.device_count()
+  if count % fsdp:
+    raise ValueError(f"mesh.fsdp must divide the number of devices; got {fsdp} of {count}")
+  return _mesh((count // fsdp, fsdp), jax.devices())
+
+
+def local_mesh() -> Mesh:
+  """This process's own devices, along `data`."""
+  devices = jax.local_devices()
+  return _mesh((len(devices), 1), devices)
+
+
+def _mesh(sizes, devices) -> Mesh:
   # Auto: with the default Explicit axes every operation would have to name its output's sharding.
-  return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -19,15 +79,65 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:
-  """The leading axis split over the devices."""
-  return NamedSharding(mesh, PartitionSpec("data"))
+  """The leading axis split over all devices."""
+  return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-  """Raises unless the devices share the batch equally."""
-  if batch_size % mesh.size:
+def by_rules(tree: PyTree, mesh: Mesh, config: MeshConfig) -> PyTree:
+  """The shardings of arrays, or of their shapes, by `config.rules`.
+
+  Raises:
+    ValueError: an array that no rule matches, or one that a rule does not fit.
+  """
+
+  def place(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return NamedSharding(mesh, _spec(name, leaf.shape, mesh, config))
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _spec(name: str, shape: tuple[int, ...], mesh: Mesh, config: MeshConfig) -> PartitionSpec:
+  if not shape:
+    return PartitionSpec()
+  how = next((how for pattern, *how in config.rules if re.search(pattern, name)), None)
+  if how is None:
+    raise ValueError(f"mesh.rules must have a pattern for every array; got none for {name} {shape}")
+  if how == [WHOLE]:
+    return PartitionSpec()
+  if how == [LARGEST]:
+    first = 1 if SCANNED in name.split("/") else 0
+    size = mesh.shape["fsdp"]
+    fitting = [axis for axis in range(first, len(shape)) if shape[axis] % size == 0]
+    if not fitting or np.prod(shape) < config.min_size:
+      return PartitionSpec()
+    axis = max(fitting, key=lambda axis: shape[axis])
+    return PartitionSpec(*[None] * axis, "fsdp")
+  if len(how) != len(shape) or any(n and shape[axis] % mesh.shape[n] for axis, n in enumerate(how)):
     raise ValueError(
-      f"batch_size must be a multiple of the number of devices; got {batch_size} on {mesh.size}"
+      f"mesh.rules must fit the arrays that they match; got {how} for {name} {shape} on {dict(mesh.shape)}"
+    )
+  return PartitionSpec(*[n or None for n in how])
+
+
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+  """Arrays that every process has whole as global arrays in these places."""
+
+  def put(leaf: Any, sharding: NamedSharding):
+    if sharding.is_fully_addressable:
+      return jax.device_put(leaf, sharding)
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+  return jax.tree.map(put, tree, shardings)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+  """Raises unless the devices share the batch, or each of the parts that it is worked through in, equally."""
+  if batch_size % (mesh.size * accumulate):
+    parts = f" in {accumulate} parts" if accumulate > 1 else ""
+    raise ValueError(
+      f"batch_size must be a multiple of the number of devices; got {batch_size}{parts} on {mesh.size}"
     )
 
 
@@ -38,6 +148,6 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> PyTree:
 
 
 def of_rows(rows: int) -> NamedSharding | None:
-  """`over_batch` of all devices for a batch that they can share equally; None for one that they cannot."""
-  mesh = data_mesh()
+  """`over_batch` of this process's devices for a batch that they share equally; None where they cannot."""
+  mesh = local_mesh()
   return over_batch(mesh) if mesh.size > 1 and rows % mesh.size == 0 else None

@@ -17,26 +17,17 @@ class TrainState(NamedTuple):
   step: Array  # () int32, steps done
   params: PyTree
   opt_state: PyTree
-  ema: dict[str, PyTree]  # decay as text -> average of the parameters
+  ema: dict[str, PyTree]  # name (`averages.names`) -> average of the parameters
 
 
-def create(params: PyTree, optimizer: optax.GradientTransformation, decays: tuple[float, ...]):
-  """The state before the first step. Every average starts at the parameters."""
+def create(params: PyTree, optimizer: optax.GradientTransformation, averages: tuple[str, ...]) -> TrainState:
+  """The state before the first step, with averages of these names, which start at the parameters."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=optimizer.init(params),
-    ema={str(decay): jax.tree.map(jnp.copy, params) for decay in decays},
+    ema={name: jax.tree.map(jnp.copy, params) for name in averages},
   )
-
-
-def ema_update(average: PyTree, params: PyTree, decay: float, step: Array) -> PyTree:
-  """decay * average + (1 - decay) * params, with decay at most (1 + step) / (10 + step).
-
-  The bound lets the average forget the initialisation at the start.
-  """
-  decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-  return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)
 
 
 def params_sha256(params: PyTree) -> str:

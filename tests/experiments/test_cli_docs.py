@@ -1,5 +1,6 @@
 """docs/cli.md names every flag, JSON key, column and array of every command, and no other."""
 
+import json
 import re
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 import run_case
 
 TEXT = (run_case.ROOT / "docs" / "cli.md").read_text()
-COMMANDS = sorted(
-  path.stem for path in (run_case.ROOT / "experiments").glob("*.py") if path.stem not in ("__init__", "cli")
-)
+PARTS = {"benchmark": ("speed",)}  # modules with flags of a command
+OTHERS = {"__init__", "cli", "config_flag", *[name for names in PARTS.values() for name in names]}
+COMMANDS = sorted({path.stem for path in (run_case.ROOT / "experiments").glob("*.py")} - OTHERS)
 
 
 def _table(command: str, header: str) -> dict[str, str]:
@@ -31,7 +32,8 @@ def test_every_command_has_a_section():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_flags_are_those_of_the_program(command):
-  source = (run_case.ROOT / "experiments" / f"{command}.py").read_text()
+  folder = run_case.ROOT / "experiments"
+  source = "".join((folder / f"{name}.py").read_text() for name in (command, *PARTS.get(command, ())))
   flags = {f"--{name}" for name in re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source)}
   if "cli.define_config(" in source:
     flags.add("--config")
@@ -88,6 +90,20 @@ def test_the_keys_and_columns_of_benchmark(commands, tmp_path):
   assert set(done.json) == set(_table("benchmark", "JSON key"))
   columns = _figures(set(_table("steer", "Column")) - {"class_l2", "log_z", "judge_score"})
   assert set(done.json["rows"][0]) == columns | {"sampler", "steps_asked", "error"}
+
+
+def test_the_keys_and_columns_of_a_benchmark_of_speed(commands, tmp_path):
+  config = f"--config={run_case.ROOT / 'experiments/configs/gmm.py'}:smoke"
+  flags = ["--suite=throughput", config, "--repeats=1", "--methods=mfm_gf", "--draws=2"]
+  done = commands("benchmark", *flags, f"--out={tmp_path / 'old.json'}")
+  assert json.loads((tmp_path / "old.json").read_text()) == done.json
+  again = commands("benchmark", *flags, f"--compare={tmp_path / 'old.json'}")
+  assert set(again.json) == {"rows", *_table("benchmark", "JSON key of throughput")}
+  assert [row["name"] for row in again.json["compared"]] == ["train semigroup", "steer mfm_gf 2"]
+  both = set(_columns("throughput", "benchmark"))
+  of_steering = set(_columns("throughput, steering", "benchmark"))
+  of_training = set(_columns("throughput, training", "benchmark"))
+  assert [set(row) for row in done.json["rows"]] == [both | of_training, both | of_steering]
 
 
 def test_the_keys_of_classifier(classifier):

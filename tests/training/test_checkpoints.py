@@ -12,7 +12,7 @@ from mfm_jax.training.state import TrainState, create
 
 def _state(step=0, width=64, dtype=jnp.float32) -> TrainState:
   params = {"net": {"kernel": jnp.linspace(0, 1, width * width, dtype=dtype).reshape(width, width)}}
-  return create(params, optax.adam(0.1), (0.9,))._replace(step=jnp.asarray(step, jnp.int32))
+  return create(params, optax.adam(0.1), ("0.9",))._replace(step=jnp.asarray(step, jnp.int32))
 
 
 def _copy(state):

@@ -181,7 +181,7 @@ def test_a_value_that_is_not_finite_stops_it(finished, tmp_path, monkeypatch):
 
   def breaking(batch, mesh):
     calls.append(1)
-    return put_batch({**batch, "x1": batch["x1"] * (np.nan if len(calls) == 14 else 1)}, mesh)
+    return put_batch({**batch, "x1": batch["x1"] * (np.nan if len(calls) == 13 else 1)}, mesh)
 
   monkeypatch.setattr(sharding, "put_batch", breaking)
   message = rf"got \w+ = nan at step 13; last good checkpoint: step 10 in {tmp_path}/checkpoints"

@@ -1,12 +1,8 @@
 """What a run writes, what stops it, and that several devices train the same network."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
-import jax
 import numpy as np
 import pytest
 import run_case
@@ -72,7 +68,7 @@ def test_a_value_that_is_not_finite_stops_the_run_which_can_go_on(broken, finish
 
   def breaking(batch, mesh):
     calls.append(1)
-    if len(calls) == broken + 1:  # the first call is that of the compilation
+    if len(calls) == broken:
       batch = {**batch, "x1": np.full_like(batch["x1"], np.nan)}
     return put_batch(batch, mesh)
 
@@ -95,12 +91,38 @@ def test_a_step_that_ends_at_a_checkpoint_is_checked_before_it_is_saved(tmp_path
 
   def breaking(batch, mesh):
     calls.append(1)
-    return put_batch({**batch, "x1": batch["x1"] * (np.nan if len(calls) == 11 else 1)}, mesh)
+    return put_batch({**batch, "x1": batch["x1"] * (np.nan if len(calls) == 10 else 1)}, mesh)
 
   monkeypatch.setattr(sharding, "put_batch", breaking)
   with pytest.raises(ValueError, match="at step 10; last good checkpoint: none was saved yet"):
     loop.train(run_case.smoke({"log_every": 20}), tmp_path)
   assert not (tmp_path / "checkpoints" / "10").exists()
+
+
+def _broken_at(steps, monkeypatch):
+  """Batches of these steps are not finite."""
+  put_batch, calls = sharding.put_batch, []
+
+  def breaking(batch, mesh):
+    calls.append(1)
+    return put_batch({**batch, "x1": batch["x1"] * (np.nan if len(calls) in steps else 1)}, mesh)
+
+  monkeypatch.setattr(sharding, "put_batch", breaking)
+
+
+def test_steps_that_are_not_finite_may_be_skipped_and_are_counted(tmp_path, monkeypatch):
+  _broken_at({3, 7, 8, 10}, monkeypatch)
+  summary = loop.train(run_case.smoke({"skip_not_finite": 2}), tmp_path)
+  assert summary["steps"] == 20
+  found = run_case.metrics(tmp_path)
+  assert {step: found[step, name] for step, name in found if name == "train/skipped"} == {5: 1.0, 10: 3.0}
+  assert all(np.isfinite(value) for value in found.values())
+
+
+def test_too_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
+  _broken_at({12, 13, 14}, monkeypatch)
+  with pytest.raises(ValueError, match=r"= nan at step 14; last good checkpoint: step 10"):
+    loop.train(run_case.smoke({"skip_not_finite": 2}), tmp_path)
 
 
 def test_a_folder_of_a_run_killed_at_its_very_start_is_new(tmp_path):
@@ -166,43 +188,3 @@ def test_a_folder_without_checkpoints_cannot_be_loaded(tmp_path):
 
 
 INFO = {"shape": [2], "num_classes": 0, "data_std": 1.0, "image": False}
-
-TWO_DEVICES = """
-import json, sys
-import jax
-import run_case
-from mfm_jax.training import loop
-
-assert jax.device_count() == 2
-summary = loop.train(run_case.smoke(), sys.argv[1])
-try:
-  loop.train(run_case.smoke({"batch_size": 15}), sys.argv[1] + "-odd")
-except ValueError as error:
-  summary["error"] = str(error)
-print(json.dumps(summary))
-"""
-
-
-def test_two_devices_train_the_same_network(finished, tmp_path):
-  flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-  done = subprocess.run(
-    [sys.executable, "-c", TWO_DEVICES, str(tmp_path / "run")],
-    env=run_case.environment(XLA_FLAGS=flags.strip()),
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  summary = json.loads(done.stdout.splitlines()[-1])
-  assert summary.pop("error") == "batch_size must be a multiple of the number of devices; got 15 on 2"
-  # The same draws; sums over the batch in another order: float32 rounding, 20 steps long.
-  one, two = run_case.metrics(finished), run_case.metrics(tmp_path / "run")
-  assert one.keys() == two.keys()
-  for name in one:
-    assert two[name] == pytest.approx(one[name], rel=1e-4), name
-  # A run of two devices is sampled on one.
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-    load_run(tmp_path / "run").params,
-    load_run(finished).params,
-  )

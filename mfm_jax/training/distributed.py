@@ -1,0 +1,89 @@
+"""Several processes that run one program: how they join, and what one of them does for all."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mfm_jax.types import PyTree
+
+COORDINATOR, PROCESSES, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def join(*, detect: bool = False) -> None:
+  """Joins the other processes, before the first use of a device; without any, does nothing.
+
+  The environment says which: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID, all three; or, with `detect`, what a TPU pod, SLURM, Open MPI or GKE sets.
+
+  Raises:
+    ValueError: some of the three variables without the others, or no numbers; nothing to detect.
+  """
+  found = {name: os.environ[name] for name in (COORDINATOR, PROCESSES, INDEX) if os.environ.get(name)}
+  if detect:
+    try:
+      jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+      raise ValueError(f"--distributed must find a cluster; got none: {error}") from None
+    return
+  if PROCESSES not in found and INDEX not in found:
+    return
+  if len(found) < 3:
+    raise ValueError(
+      f"{COORDINATOR}, {PROCESSES} and {INDEX} must be set together; got {', '.join(sorted(found))} alone"
+    )
+  count, index = (_number(name, found[name]) for name in (PROCESSES, INDEX))
+  if index >= count:
+    raise ValueError(f"{INDEX} must be less than {PROCESSES}; got {index} of {count}")
+  jax.distributed.initialize(found[COORDINATOR], count, index)
+
+
+def _number(name: str, value: str) -> int:
+  if not value.isdigit():
+    raise ValueError(f"{name} must be a whole number; got {value!r}")
+  return int(value)
+
+
+def is_primary() -> bool:
+  """Whether this process is the one that writes logs, pictures and results."""
+  return jax.process_index() == 0
+
+
+def on_primary(act: Callable[[], Any]) -> None:
+  """Calls `act` in the primary process; the others wait until it is done."""
+  if is_primary():
+    act()
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(getattr(act, "__qualname__", "act"))
+
+
+def agreed(value: int) -> int:
+  """The primary process's value, in every process."""
+  if jax.process_count() == 1:
+    return value
+  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def shared(make: Callable[[int], np.ndarray], shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+  """[make(0), make(1), ...], float32 of these shapes, in every process; each is made by one of them."""
+  count, out = jax.process_count(), []
+  for i, shape in enumerate(shapes):
+    ours = i % count == jax.process_index()
+    out.append(np.asarray(make(i), np.float32) if ours else np.zeros(shape, np.float32))
+  if count == 1:
+    return out
+  # After all are made, or each process would wait for those before it.
+  return [
+    multihost_utils.broadcast_one_to_all(part, is_source=i % count == jax.process_index())
+    for i, part in enumerate(out)
+  ]
+
+
+def to_host(tree: PyTree) -> PyTree:
+  """Whole NumPy arrays of global ones, in every process; all must call it."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,0 +1,54 @@
+"""Floating-point operations of a function, counted in its jaxpr: matrix products and convolutions.
+
+XLA's own cost analysis counts the body of a loop once; here it counts as often as it runs.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+from jax.interpreters import partial_eval
+
+
+def count(function: Callable, *args: Any) -> int:
+  """Multiplications and additions of `function(*args)`; the arguments may be shapes.
+
+  A branch counts as its dearest, a loop whose length is not known before it runs once. What is computed again
+  to save memory (`jax.checkpoint`) is counted again.
+  """
+  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+  used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # what nobody reads is not computed
+  return _of(used)
+
+
+def _of(jaxpr: core.Jaxpr) -> int:
+  return sum(_equation(equation) for equation in jaxpr.eqns)
+
+
+def _equation(equation: core.JaxprEqn) -> int:
+  name, params = equation.primitive.name, equation.params
+  if name == "dot_general":
+    (contracted, _), _ = params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+  if name == "conv_general_dilated":
+    kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
+    per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]  # inputs of one output
+    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
+  if name == "cond":
+    return max(_of(branch.jaxpr) for branch in params["branches"])
+  inner = sum(_of(jaxpr) for value in params.values() for jaxpr in _jaxprs(value))
+  return inner * params["length"] if name == "scan" else inner
+
+
+def _jaxprs(value: Any) -> list[core.Jaxpr]:
+  """The programs in a parameter of an equation."""
+  if isinstance(value, core.ClosedJaxpr):
+    return [value.jaxpr]
+  if isinstance(value, core.Jaxpr):
+    return [value]
+  if isinstance(value, tuple | list):
+    return [jaxpr for item in value for jaxpr in _jaxprs(item)]
+  return []

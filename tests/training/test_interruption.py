@@ -1,0 +1,78 @@
+"""SIGTERM and Ctrl-C save and end a training; the same command goes on as if nothing had happened."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import run_case
+from test_sharding import start_two
+
+from mfm_jax.training import loop
+
+LONG = {"steps": 400, "log_every": 10, "checkpoint_every": 1000}
+FLAGS = [*run_case.FLAGS, *[f"--config.{key}={value}" for key, value in LONG.items()]]
+
+
+def _command(folder):
+  return [sys.executable, "-m", "experiments.train", *FLAGS, f"--workdir={folder}"]
+
+
+def _signal_at(process, step, number) -> str:
+  """Sends a signal once the progress line reaches `step`; what the process says after it."""
+  for line in process.stdout:
+    found = re.match(r"step (\d+)/", line)
+    if found and int(found[1]) >= step:
+      process.send_signal(number)
+      break
+  return process.communicate(timeout=240)[0]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("whole") / "run"
+  return folder, loop.train(run_case.smoke(LONG), folder)
+
+
+def _go_on(folder) -> dict:
+  done = subprocess.run(
+    _command(folder),
+    capture_output=True,
+    text=True,
+    check=True,
+    env=run_case.environment(),
+    cwd=run_case.ROOT,
+  )
+  assert f"resuming {folder} at step" in done.stdout
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_saves_and_ends(number, whole, tmp_path):
+  process = subprocess.Popen(
+    _command(tmp_path / "run"),
+    stdout=subprocess.PIPE,
+    text=True,
+    env=run_case.environment(),
+    cwd=run_case.ROOT,
+  )
+  said = _signal_at(process, 20, number)
+  assert process.returncode == 128 + number
+  step = re.search(rf"{number.name}: saved step (\d+) in .*checkpoints; the same command goes on", said)
+  assert step, said
+  assert (tmp_path / "run" / "checkpoints" / step[1]).exists()
+  assert _go_on(tmp_path / "run")["params_sha256"] == whole[1]["params_sha256"]
+  assert run_case.metrics(tmp_path / "run") == run_case.metrics(whole[0])
+
+
+def test_a_notice_to_one_of_two_processes_ends_both_at_one_step(tmp_path):
+  processes = start_two(_command(tmp_path / "run"), devices=1)
+  said = _signal_at(processes[0], 20, signal.SIGTERM)
+  other = processes[1].communicate(timeout=240)[0]
+  assert [process.returncode for process in processes] == [143, 143], (said, other)
+  pattern = r"SIGTERM: saved step (\d+) in"
+  assert re.search(pattern, said)[1] == re.search(pattern, other)[1]
+  summary = _go_on(tmp_path / "run")  # by one process
+  assert summary["steps"] == 400

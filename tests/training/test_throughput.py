@@ -1,0 +1,54 @@
+"""Figures of speed are there, add up, and can be compared."""
+
+import json
+
+import pytest
+import run_case
+
+from mfm_jax.training import throughput
+from mfm_jax.training.throughput import ThroughputConfig
+
+
+@pytest.fixture(scope="module")
+def found():
+  what = ThroughputConfig(
+    repeats=3,
+    consistency=("semigroup", "eulerian"),
+    methods=("base", "mfm_gf", "mfm_g"),
+    draws=(2,),
+    peak=0.1,
+  )
+  return throughput.throughput(run_case.smoke(), what)
+
+
+def test_every_program_has_its_row(found):
+  names = ["train semigroup", "train eulerian", "steer base", "steer mfm_gf 2", "steer mfm_g 2"]
+  assert [row["name"] for row in found["rows"]] == names
+  for row in found["rows"]:
+    assert 0 < row["seconds_low"] <= row["seconds"] <= row["seconds_high"]
+    assert row["images"] == pytest.approx(16 / row["seconds"])
+    assert row["mfu"] == pytest.approx(row["flops"] / row["seconds"] / 0.1e12)
+    assert row["bytes_peak"] > 1e6
+  train, eulerian, base, guided, steep = found["rows"]
+  assert train["bytes"] > 0
+  assert min(train["input_images"], train["live_ratio"], eulerian["live_ratio"]) > 0
+  assert (base["nfe"], guided["nfe"], steep["nfe"]) == (1, 1 + 4, 1 + 8)
+  # One forward; one and two draws; one, and two with their backward passes.
+  assert [row["flops"] / base["flops"] for row in (guided, steep)] == [3, 7]
+
+
+def test_an_earlier_measurement_is_compared_by_name(found, tmp_path):
+  path = tmp_path / "old.json"
+  old = {"rows": [{**row, "seconds": 2 * row["seconds"]} for row in found["rows"][:2]]}
+  path.write_text(json.dumps(old))
+  compared = throughput.compare(found, path)
+  assert [row["name"] for row in compared] == ["train semigroup", "train eulerian"]
+  assert [row["speed_up"] for row in compared] == pytest.approx([2, 2])
+  path.write_text("[]")
+  with pytest.raises(ValueError, match="--compare must name the JSON of a throughput"):
+    throughput.compare(found, path)
+
+
+def test_no_peak_is_known_of_a_processor():
+  row = throughput.throughput(run_case.smoke(), ThroughputConfig(repeats=1))["rows"][0]
+  assert row["mfu"] is None
