@@ -112,7 +112,7 @@ class Checkpoints:
           meta=ocp.args.JsonSave(copy.deepcopy(meta)),
         ),
       )
-    except OSError as error:
+    except Exception as error:  # orbax and its writers have errors of many kinds
       raise self._failed(error) from error
     if not saved:  # orbax skips a step before the latest one without a word
       self._saving = None

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mfm_jax import oracles
 from mfm_jax.data import datasets
@@ -34,8 +35,10 @@ def info_of(config: RunConfig) -> DataInfo:
   return folder.data_info(datasets.load(data, mixture))
 
 
-def abstract_step(config: RunConfig, info: DataInfo) -> tuple[Any, tuple[PyTree, PyTree, PyTree]]:
-  """The train step of a run and its arguments (state, frozen, batch) as shapes.
+def abstract_step(
+  config: RunConfig, info: DataInfo, mesh: Mesh | None = None
+) -> tuple[Any, tuple[PyTree, PyTree, PyTree]]:
+  """The train step of a run, for a mesh, and its arguments (state, frozen, batch) as shapes.
 
   A teacher's network is that of its folder where there is one, otherwise taken to be the run's own.
   """
@@ -60,7 +63,8 @@ def abstract_step(config: RunConfig, info: DataInfo) -> tuple[Any, tuple[PyTree,
     "x1": jax.ShapeDtypeStruct((config.batch_size, *info.shape), jnp.float32),
     "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
   }
-  return step.make_train_step(loss, optimiser, config.seed, config.accumulate), (state, frozen, batch)
+  how = {"accumulate": config.accumulate, "mesh": mesh}
+  return step.make_train_step(loss, optimiser, config.seed, **how), (state, frozen, batch)
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
   """
   info, mesh = info_of(config), sharding.make_mesh(config.mesh)
   sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
-  train_step, arguments = abstract_step(config, info)
+  train_step, arguments = abstract_step(config, info, mesh)
   start = time.monotonic()
   compiled = step.compile_step(train_step, *arguments, mesh, config.mesh)
   seconds = time.monotonic() - start

@@ -59,7 +59,9 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
 
   def evaluation(writer: MetricWriter, frozen: PyTree) -> Evaluate:
     return _Evaluation(
-      loss=jax.jit(loss),
+      loss=jax.jit(
+        lambda params, frozen, *rest: loss(sharding.whole(params, mesh), sharding.whole(frozen, mesh), *rest)
+      ),
       frozen=frozen,
       batches=_held_out(dataset, config),
       painter=_painter(pieces, dataset, config),
@@ -165,7 +167,7 @@ def fit(
         limits=limits,
         interruption=interruption,
       )
-      train_step = step.make_train_step(loss, optimiser, config.seed, config.accumulate)
+      train_step = step.make_train_step(loss, optimiser, config.seed, accumulate=config.accumulate, mesh=mesh)
       state, compile_seconds = trainer(train_step, state, batches, window)
       figures = evaluate(state)
     finally:

@@ -22,7 +22,8 @@ class MeshConfig:
 
   Attributes:
     fsdp: devices that share one copy of the state. Of n devices n / fsdp have further copies (axis `data`); a
-      batch is split over all n.
+      batch is split over all n. A step gathers the parameters (`whole`); gradients, averages and optimiser
+      stay in parts.
     rules: (pattern, how...): the first whose regular expression is found in the path of an array, such as
       params/net/blocks/qkv/kernel, says which of its axes is split. How: "largest", the largest axis that
       fsdp divides; "whole"; or an axis of the mesh, or "", for each axis of the array.
@@ -130,6 +131,17 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
   return jax.tree.map(put, tree, shardings)
+
+
+def whole(tree: PyTree, mesh: Mesh | None) -> PyTree:
+  """In a compiled program: arrays in parts gathered on every device of the mesh.
+
+  Left to itself the compiler splits activations by features, as the parameters are, and sums them over the
+  devices in every layer.
+  """
+  if mesh is None or mesh.shape["fsdp"] == 1:
+    return tree
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, replicated(mesh)), tree)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:

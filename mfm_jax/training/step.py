@@ -62,7 +62,14 @@ def make_loss(
   return Loss(draw=lambda key, batch, step: draw(key, batch, step, draws), of=loss)
 
 
-def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, seed: int, accumulate: int = 1):
+def make_train_step(
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  *,
+  accumulate: int = 1,
+  mesh: Mesh | None = None,
+):
   """(state, frozen, batch) -> (state, metrics). The key of a step is fold_in(key(seed), step).
 
   A step with a loss, term or gradient that is not finite changes nothing but the count of steps; its metric
@@ -73,13 +80,15 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, seed: i
     optimizer: of the run.
     seed: of the run.
     accumulate: parts that a batch is worked through in, one after the other; the noise is the same for any.
+    mesh: that the state is split over; None for one device.
   """
 
   def train_step(state: TrainState, frozen: PyTree, batch: dict[str, Array]):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     step = state.step + 1  # counted from 1, so that "after warmup steps" is step > warmup
     draws = loss.draw(key, batch, step)
-    (value, terms), grads = _gradients(loss, state.params, frozen, draws, step, accumulate)
+    params, frozen = sharding.whole(state.params, mesh), sharding.whole(frozen, mesh)
+    (value, terms), grads = _gradients(loss, params, frozen, draws, step, accumulate)
     metrics = {"loss": value, **terms, "grad_norm": optax.global_norm(grads)}
     finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

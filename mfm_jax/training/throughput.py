@@ -102,7 +102,7 @@ def throughput(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
 def _training(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
   mesh, info = sharding.make_mesh(config.mesh), dry_run.info_of(config)
   sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
-  train_step, shapes = dry_run.abstract_step(config, info)
+  train_step, shapes = dry_run.abstract_step(config, info, mesh)
   plain_step, plain_shapes = dry_run.abstract_step(_without_remat(config), info)
   batches = loop.batches_of(_source(config, info), config, config.seed)
   batch = sharding.put_batch(next(batches), mesh)

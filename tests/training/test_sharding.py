@@ -112,6 +112,30 @@ def test_two_processes_train_the_same_network(fsdp, one_device, tmp_path):
   _assert_same(tmp_path / "run", one_device)
 
 
+# ---- where a step computes ----
+
+PROGRAM_TEXT = """
+import sys
+import run_case
+from mfm_jax.training import dry_run, sharding, step
+
+config = run_case.smoke({"mesh.fsdp": 8, "mesh.min_size": 0, "batch_size": 40})
+mesh = sharding.make_mesh(config.mesh)
+train_step, shapes = dry_run.abstract_step(config, dry_run.info_of(config), mesh)
+print(step.compile_step(train_step, *shapes, mesh, config.mesh).as_text())
+"""
+
+
+def test_parameters_are_gathered_and_activations_stay_split_by_the_batch():
+  """The compiler's own choice would be the opposite: all examples on every device, sums in every layer."""
+  done = subprocess.run(
+    [sys.executable, "-c", PROGRAM_TEXT], env=_environment(8), capture_output=True, text=True, check=True
+  )
+  assert "all-gather" in done.stdout
+  assert re.search(r"f32\[5,16\]", done.stdout), "activations of an eighth of the batch"
+  assert not re.search(r"f32\[40,16\]", done.stdout), "and none of the whole batch"
+
+
 # ---- one mesh to another ----
 
 RESTORE = """
