@@ -147,9 +147,10 @@ def fit(
     summary = json.loads(finished.read_text()) if finished.exists() else {"steps": None}
     # A run that was extended and killed has the summary of fewer steps.
     if done >= config.steps and summary["steps"] == done:
-      print(f"{workdir} is finished: {done} of {config.steps} steps", flush=True)
+      if distributed.is_primary():
+        print(f"{workdir} is finished: {done} of {config.steps} steps", flush=True)
       return summary
-    if done:
+    if done and distributed.is_primary():
       print(f"resuming {workdir} at step {done} of {config.steps}", flush=True)
     writer = MetricWriter(workdir, resume_step=done, total=config.steps)
     try:
