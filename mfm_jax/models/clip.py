@@ -17,7 +17,7 @@ EPSILON = 1e-5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-  """Sizes of both towers. The activation cannot be told from weights: OpenAI's have quick_gelu, LAION's gelu."""
+  """Sizes of both towers. Weights do not tell the activation: OpenAI's have quick_gelu, LAION's gelu."""
 
   embedding: int  # dimension of the common space
   image_size: int = 224
@@ -50,7 +50,11 @@ class ClipConfig:
 
 def _sizes(embedding, patch, image, text, **more) -> ClipConfig:
   names = ("width", "depth", "heads")
-  towers = {f"{tower}_{n}": v for tower, vs in (("image", image), ("text", text)) for n, v in zip(names, vs)}
+  towers = {
+    f"{tower}_{n}": v
+    for tower, vs in (("image", image), ("text", text))
+    for n, v in zip(names, vs, strict=True)
+  }
   return ClipConfig(embedding=embedding, patch=patch, **towers, **more)
 
 

@@ -1,9 +1,9 @@
 """What the published preference models do to a picture before their network, differentiable.
 
-Resizing is PIL's bicubic with its antialiasing (a = -1/2; the kernel is stretched where the picture shrinks),
-which PyTorch's antialiased resize of tensors shares: two matrices, one an axis. The pipelines that resize 8-bit
-pictures (all but HPSv2's) round, and so clip to [0, 1], after each axis. Here nothing is rounded or clipped:
-a gradient would vanish there. Values differ by that rounding alone, and where bicubic overshoots at an edge.
+Resizing is PIL's bicubic with its antialiasing (a = -1/2, the kernel stretched where the picture shrinks),
+which PyTorch's antialiased resize of tensors shares: two matrices, one an axis. The pipelines that resize
+8-bit pictures (all but HPSv2's) round to 8 bits, and so clip to [0, 1], after each axis. Here nothing is
+rounded or clipped, because the gradient would vanish there: values differ by that alone.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Preprocess:
 
   Attributes:
     size: side of what the network takes.
-    fit: the side that becomes `size`: "shortest", then the centre is cropped, or "longest", then black is added.
+    fit: the side that becomes `size`: "shortest", the centre is cropped; "longest", black is added around.
     crop: where half a pixel is left at the centre: "round" to even as torchvision, "floor" as transformers.
 
   Raises:

@@ -11,8 +11,8 @@ def read_class_names(path: str | pathlib.Path) -> tuple[str, ...]:
   """Names in the order of the labels.
 
   Args:
-    path: .txt, a name a line; .json, a list of names, or of "0", "1", ... either names or pairs (synset, name),
-      as ImageNet's class index is. Underscores become spaces.
+    path: .txt, a name a line; .json, a list, or an object with the keys "0", "1", ..., of names or of pairs
+      (synset, name) as in ImageNet's class index. Underscores become spaces.
 
   Raises:
     ValueError: no such file, another form, labels that are not 0, 1, ..., an empty name.

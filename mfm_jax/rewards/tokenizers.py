@@ -20,12 +20,12 @@ STYLES = ("open_clip", "transformers")
 def clip_tokenizer(path: str | pathlib.Path, *, context: int = 77, style: str = "open_clip") -> Tokenize:
   """CLIP's: start, the lower-cased text, end; cut to `context` ids of which the last is the end, and padded.
 
-  Of open_clip's cleaning the entities of HTML are done; its repair of wrongly decoded text and of curly quotes
-  (ftfy) is left out: prompts are to be sound Unicode.
+  Of open_clip's cleaning that of HTML's entities is done; its repair of wrongly decoded text and of curly
+  quotes (ftfy) is left out: prompts are to be sound Unicode.
 
   Args:
-    path: tokenizer.json; vocab.json with merges.txt beside it; bpe_simple_vocab_16e6.txt.gz of open_clip; or a
-      folder that holds one of these.
+    path: tokenizer.json; vocab.json with merges.txt beside it; open_clip's bpe_simple_vocab_16e6.txt.gz; or
+      a folder that holds one of these.
     context: ids of a text, at least 2.
     style: "open_clip", HTML's entities are read and the padding is 0; "transformers", the padding is the end.
 
@@ -55,7 +55,7 @@ def clip_tokenizer(path: str | pathlib.Path, *, context: int = 77, style: str = 
 
 
 def bert_tokenizer(path: str | pathlib.Path, *, length: int = 35) -> Tokenize:
-  """BERT's, uncased: [CLS], the text, [SEP]; cut to `length` ids of which the last is [SEP], padded with [PAD].
+  """BERT's, uncased: [CLS], the text, [SEP]; cut to `length` ids, the last of which is [SEP], or padded.
 
   Args:
     path: vocab.txt, a token a line; or a folder that holds it.
