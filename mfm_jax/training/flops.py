@@ -11,6 +11,8 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from mfm_jax.models import convolution
+
 
 def count(function: Callable, *args: Any) -> int:
   """Multiplications and additions of `function(*args)`; the arguments may be shapes.
@@ -37,6 +39,8 @@ def _equation(equation: core.JaxprEqn) -> int:
     kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
     per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]  # inputs of one output
     return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
+  if name == convolution.NAME:
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(equation.invars[1].aval.shape[:3])
   if name == "cond":
     return max(_of(branch.jaxpr) for branch in params["branches"])
   inner = sum(_of(jaxpr) for value in params.values() for jaxpr in _jaxprs(value))
