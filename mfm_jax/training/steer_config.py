@@ -107,7 +107,7 @@ class MethodConfig:
   steps: int = 0
   draws: int = 0
   jackknife: int = 8
-  scheme: str = "independent"
+  scheme: str = "orthogonal"
   weight: float = -1.0
   scales: tuple[float, ...] = (1.0,)
   bounded: bool = False
