@@ -56,8 +56,7 @@ def path_panel(paths: Mapping[str, np.ndarray], times: Sequence[float]):
 
 
 def value_curves(
-  times: Sequence[float],
-  values: Mapping[str, np.ndarray],
+  values: Mapping[str, tuple[np.ndarray, np.ndarray]],
   *,
   y_label: str = "value",
   order: Sequence[str] = (),
@@ -65,8 +64,7 @@ def value_curves(
   """Mean over the samples of the value along their way, with two standard errors as a band.
 
   Args:
-    times: (T,).
-    values: method -> (T, n), n >= 2.
+    values: method -> its times (T,), and the values there (T, n), n >= 2.
     y_label: of the vertical axis.
     order: all methods of a report, so that each has the colour that it has in the other charts.
 
@@ -78,7 +76,7 @@ def value_curves(
   axes = figure.add_subplot()
   style.tidy(axes, grid=True)
   order = list(order or values)
-  for name, rows in values.items():
+  for name, (times, rows) in values.items():
     rows = np.asarray(rows, np.float64)
     checks.shape(f"values of {name!r}", rows, (len(times), None))
     checks.at_least(f"the number of samples of {name!r}", rows.shape[1], 2)
@@ -95,12 +93,19 @@ def value_curves(
   return figure
 
 
-def cost_chart(points: Sequence[tuple[str, float, float, float | None]], *, x_label: str, y_label: str):
+def cost_chart(
+  points: Sequence[tuple[str, float, float, float | None]],
+  *,
+  x_label: str,
+  y_label: str,
+  line: tuple[str, float] | None = None,
+):
   """Quality against cost, one point a method, cost on a logarithmic axis.
 
   Args:
     points: (method, cost > 0, quality, its standard error or None); drawn with two standard errors.
     x_label, y_label: of the axes.
+    line: name and height of a line across, such as what exact samples reach.
 
   Raises:
     ValueError: no point, a cost that is not positive.
@@ -117,12 +122,18 @@ def cost_chart(points: Sequence[tuple[str, float, float, float | None]], *, x_la
     axes.errorbar(
       cost, quality, bar, fmt=marker, color=colour, label=name, markersize=7, capsize=3, elinewidth=1
     )
+  if line is not None:
+    axes.axhline(line[1], color=style.MUTED, linewidth=1, linestyle=":", label=line[0])
   axes.set_xscale("log")
   axes.margins(x=0.15)
-  axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+  low, high = axes.get_ylim()
+  if low > 0:
+    axes.set_ylim(bottom=0.0)
+  elif high < 0:
+    axes.set_ylim(top=0.0)
   axes.set_xlabel(x_label, **style.text())
   axes.set_ylabel(y_label, **style.text())
-  _legend(figure, len(points))
+  _legend(figure, len(points) + (line is not None))
   return figure
 
 
@@ -157,7 +168,7 @@ def class_bars(frequencies: Mapping[str, np.ndarray], target: np.ndarray):
 def _legend(figure, entries: int) -> None:
   figure.legend(
     loc="outside lower center",
-    ncols=min(entries, 6),
+    ncols=-(-entries // -(-entries // 5)),  # rows of at most five, as even as they can be
     frameon=False,
     prop={"family": style.FONT, "size": style.SMALL},
   )

@@ -5,6 +5,7 @@ and figures can be drawn in any thread and without a display.
 """
 
 import io
+import re
 
 import numpy as np
 
@@ -18,6 +19,12 @@ INK, MUTED, FAINT = "#1f2328", "#6b7280", "#e5e7eb"
 # because it is too light for lines on white, a brown is added.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")
 REFERENCE = "#9ca3af"  # what the drawn thing is compared with
+# The same in the dark, where letters and lines must be light; a page sets them as CSS variables.
+DARK_INK, DARK_MUTED, DARK_FAINT = "#e6e9ec", "#9aa4ae", "#363c44"
+DARK_PALETTE = ("#4d9fe0", "#f0803c", "#3cc79a", "#dd93bd", "#f0b429", "#9ad4f5", "#ffffff", "#bd9388")
+VARIABLES = {INK: "--ink", MUTED: "--muted", FAINT: "--line"} | {
+  colour: f"--chart-{i}" for i, colour in enumerate(PALETTE)
+}
 
 
 def new_figure(height: float, layout: str | None = "constrained"):
@@ -35,6 +42,28 @@ def figure_png(figure) -> bytes:
   buffer = io.BytesIO()
   figure.savefig(buffer, format="png", dpi=DPI)
   return buffer.getvalue()
+
+
+def figure_svg(figure, name: str) -> str:
+  """A figure as an <svg> element without paper, whose colours follow the page (`VARIABLES`).
+
+  Args:
+    figure: of `new_figure`.
+    name: letters, digits and hyphens, one for each chart of a page: the start of the ids in it.
+  """
+  buffer = io.StringIO()
+  nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+  figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+  # The style sheet in it would be one of the whole page; <svg> can say the same of itself.
+  text = re.sub(r'(?s)^.*?(?=<svg )|<style.*?</style>| xmlns(:\w+)?="[^"]*"', "", buffer.getvalue())
+  text = text.replace("<svg ", '<svg stroke-linejoin="round" ', 1)
+  # Ids that nothing refers to would come twice in a page of several charts; the others come at random.
+  used = list(dict.fromkeys(re.findall(r'(?:href="#|url\(#)([\w-]+)', text)))
+  number = {old: f"{name}-{i}" for i, old in enumerate(used)}
+  text = re.sub(r' id="([^"]+)"', lambda m: f' id="{number[m[1]]}"' if m[1] in number else "", text)
+  text = re.sub(r'(href="#|url\(#)([\w-]+)', lambda m: m[1] + number[m[2]], text)
+  text = re.sub("|".join(VARIABLES), lambda m: f"var({VARIABLES[m[0]]})", text)
+  return re.sub(r"\s*\n\s*", " ", text).strip()
 
 
 def figure_array(figure) -> np.ndarray:
