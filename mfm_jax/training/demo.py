@@ -1,16 +1,16 @@
 """The demonstration on labelled images: what an independent judge makes of samples and posterior draws."""
 
+import json
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
 
 from mfm_jax.data import datasets
 from mfm_jax.metrics import classes
-from mfm_jax.training import generate, showcase
+from mfm_jax.training import generate, report_training, showcase
 from mfm_jax.training.run import Run, load_run
-from mfm_jax.viz.report import Section
+from mfm_jax.viz.files import write_atomically
 
 SAMPLES = 1000
 STEPS = (1, 4)
@@ -20,7 +20,7 @@ JUDGED_TIMES = (0.3, 0.5, 0.7, 0.9)
 def judge_samples(workdir: str | pathlib.Path) -> dict[str, float]:
   """Accuracy of an independent classifier on real test images and on class-conditional samples.
 
-  A grid of samples in the most steps is left in samples/, as `experiments.sample` does.
+  The figures are left in the folder as a table for its report, and samples as by `experiments.sample`.
 
   Args:
     workdir: a trained map of labelled images.
@@ -46,21 +46,21 @@ def judge_samples(workdir: str | pathlib.Path) -> dict[str, float]:
     label = np.repeat(given["label"], 10)
     accuracy = judge.accuracy(drawn.reshape(-1, *run.info.shape), label)
     out[f"posterior_accuracy_t{t:g}"] = accuracy
-  return {name: float(value) for name, value in out.items()}
+  out = {name: float(value) for name, value in out.items()}
+  content = json.dumps(_rows(out), indent=2) + "\n"
+  write_atomically(run.workdir / report_training.JUDGED, content.encode())
+  return out
 
 
-def section(figures: dict[str, float]) -> Section:
-  """The report's section on the figures of `judge_samples`."""
-  rows: list[dict[str, Any]] = [{"judged": "real test images", "accuracy": figures["judge_accuracy_test"]}]
+def _rows(figures: dict[str, float]) -> list[dict[str, str | float]]:
+  rows = [{"judged": "real test images", "accuracy": figures["judge_accuracy_test"]}]
   for steps in STEPS:
     name = f"samples in {steps} step" + "s" * (steps > 1)
     rows.append({"judged": name, "accuracy": figures[f"judge_accuracy_{steps}_step"]})
   for t in JUDGED_TIMES:
-    name = f"unlabelled posterior draws at t = {t:g}, the clean image's class"
+    name = f"unlabelled draws at t = {t:g}, clean image's class"
     rows.append({"judged": name, "accuracy": figures[f"posterior_accuracy_t{t:g}"]})
-  text = f"""A support-vector classifier, fitted on the training split and never shown to the network, judges {SAMPLES}
-class-conditional samples: the share that it gives the class that was asked for."""
-  return Section("Judged samples", text, table=rows)
+  return rows
 
 
 def _samples(run: Run, steps: int, num: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,8 @@ def here(command: str = "") -> dict[str, str]:
     "jax": jax.__version__,
     "python": platform.python_version(),
     "system": f"{platform.system()} {platform.machine()}",
-    "devices": f"{jax.device_count()} x {device.device_kind}, {jax.process_count()} process(es)",
+    "devices": f"{jax.device_count()} x {device.device_kind}",
+    "processes": str(jax.process_count()),
     "processor": f"{_processor()}, {os.cpu_count()} cores",
   }
 

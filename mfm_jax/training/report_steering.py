@@ -112,9 +112,11 @@ def _comparison(found: Steered) -> Section:
     figures["passes"] = row["nfe"]
     rows.append({"method": steer_report.name(row), **figures})
   if found.floor:
-    exact = {shown[name]: Measured(found.floor[name], found.floor.get(f"{name}_se")) for name in ("sw2", "mmd2")}
-    if "log_z" in shown:
-      exact[shown["log_z"]] = found.floor["log_z"]
+    exact = {
+      title: Measured(found.floor[name], found.floor.get(f"{name}_se"))
+      for name, title in shown.items()
+      if name in found.floor
+    }
     rows.append({"method": "exact samples", **exact})
   terms = {title: FIGURES[name][1] for name, title in shown.items()}
   return Section("Steering", _explanation(found), table=rows, terms=terms)
@@ -138,9 +140,10 @@ def _reward(config: Mapping[str, Any]) -> str:
   if reward["name"] == "classes":
     total = sum(reward["classes"])
     wanted = " and ".join(f"{w / total:.0%} of class {k}" for k, w in enumerate(reward["classes"]) if w)
-    text = f"The reward is {weight}log Σ w_c p(c | x) by a classifier, towards {wanted}."
+    text = f"The reward is {weight}log Σ w p(c | x) by a classifier, towards {wanted}."
   elif reward["name"] == "likelihood":
-    text = f"The reward is {weight}a Gaussian log-likelihood of a measurement A x = y with σ = {reward['sigma']:g}."
+    sigma = reward["sigma"]
+    text = f"The reward is {weight}the Gaussian log-likelihood of a measurement y = A x, σ = {sigma:g}."
   elif reward["name"] == "quadratic":
     centre = ", ".join(f"{x:g}" for x in reward["centre"])
     text = f"The reward is {weight}-|x - c|² / 2σ² with c = ({centre}) and σ = {reward['sigma']:g}."
@@ -150,22 +153,22 @@ def _reward(config: Mapping[str, Any]) -> str:
 
 
 def _cost(found: Steered) -> Section:
-  def chart(name: str, label: str, title: str) -> Picture:
-    points = [
+  titles = {"reward": "reward"}
+  if found.objective != "reward":
+    titles[found.objective] = f"{BETTER[found.objective]} (less is better)"
+  qualities = {
+    title: [
       (steer_report.name(row), row["nfe"], row[name], row.get(f"{name}_se"))
       for row in found.rows
       if row.get(name) is not None
     ]
-    line = ("exact samples", found.floor[name]) if name in found.floor else None
-    figure = steering.cost_chart(points, x_label="passes for a sample", y_label=label, line=line)
-    return Picture(style.figure_svg(figure, f"cost-{name}"), f"{title} of each method against its cost")
-
-  pictures = [chart("reward", "reward", "Mean reward")]
-  if found.objective != "reward":
-    label = BETTER[found.objective]
-    pictures.append(chart(found.objective, f"{label} (less is better)", f"{label[:1].upper()}{label[1:]}"))
-  text = "Passes are forward and backward passes of network and reward for one sample; bars are two standard errors."
-  return Section("Reward against cost", text, pictures)
+    for name, title in titles.items()
+  }
+  exact = {titles[name]: ("exact samples", found.floor[name]) for name in titles if name in found.floor}
+  figure = steering.cost_chart(qualities, x_label="passes for a sample", lines=exact)
+  text = "Passes are forward and backward, of network and reward; bars are two standard errors."
+  alt = f"{' and '.join(titles.values())} of each method against its cost"
+  return Section("Reward against cost", text, [Picture(style.figure_svg(figure, "cost"), alt)])
 
 
 def _hacking(found: Steered) -> Section:
@@ -175,12 +178,12 @@ def _hacking(found: Steered) -> Section:
   }
   methods = [steer_report.name(row) for row in found.rows]
   figure = tradeoffs.by_method(methods, figures)
+  judge = "the judge's score or " if "judge_score" in names else ""
   text = f"""The reward that is optimised, beside what it should not cost. A method whose reward rises while
-{"the judge's score or " if "judge_score" in names else ""}diversity falls, or that ends far from the base model, may be
-exploiting the reward. The dotted rule is {methods[0]}; bars are two standard errors."""
-  title = "Panel against reward hacking"
+{judge}diversity falls, or that ends far from the base model, may be exploiting the reward. The dotted rule is
+{methods[0]}; bars are two standard errors."""
   alt = f"{', '.join(figures)} of each method"
-  return Section(title, text, [Picture(style.figure_svg(figure, "hacking"), alt)])
+  return Section("Panel against reward hacking", text, [Picture(style.figure_svg(figure, "hacking"), alt)])
 
 
 def _proportions(found: Steered) -> Section | None:
@@ -194,7 +197,9 @@ def _proportions(found: Steered) -> Section | None:
     style.figure_svg(steering.class_bars(rows, target), "classes"),
     "Judged class proportions of each method beside the target",
   )
-  text = "What the judge, a classifier that the reward does not know, takes the samples of the first seed for."
+  text = (
+    "What the judge, a classifier that the reward does not know, takes the samples of the first seed for."
+  )
   return Section("Class proportions", text, [picture])
 
 
@@ -209,8 +214,8 @@ def _values(found: Steered) -> Section | None:
   order = [row["method"] for row in found.rows]
   figure = steering.value_curves(values, y_label="V, nats", order=order)
   n = next(iter(values.values()))[1].shape[1]
-  text = f"""V_t(x_t) = log E[exp r(X_1) | x_t] along the paths of {n} samples of each method, by one estimate from
-posterior draws for all of them; bands are two standard errors."""
+  text = f"""Vₜ(xₜ) = log E[exp r(X₁) | xₜ] along the paths of {n} samples of each method, by one estimate
+from posterior draws for all of them; bands are two standard errors."""
   picture = Picture(style.figure_svg(figure, "value"), "Mean value on the way from noise to data, by method")
   return Section("Value along the way", text, [picture])
 
@@ -237,4 +242,6 @@ def _samples(found: Steered) -> Section | None:
     return None
   names = {row["method"]: steer_report.name(row) for row in found.rows}
   pictures = [Picture(png, f"Samples of {names[m]}", names[m]) for m, png in found.pictures.items()]
-  return Section("Steered samples", "Of the first seed.", pictures)
+  # A row of charts a method is a long way to scroll; grids of images stand side by side.
+  large = len(pictures) > 2 and next(iter(found.arrays.values()))["x1"].ndim == 2
+  return Section("Steered samples", "Of the first seed.", pictures, folded=large)

@@ -1,7 +1,7 @@
 """The report of a run folder: one HTML file of whatever is in it.
 
-It reads files alone (`config.json`, `metrics.jsonl`, `summary.json`, `evaluation.json`, `samples/`, `steer/`,
-`provenance.json`), loads no network, and leaves out what is not there; so it can be written while a run trains.
+It reads files alone (config.json, metrics.jsonl, summary.json, evaluation.json, judged.json, samples/,
+steer/, provenance.json), loads no network and leaves out what is not there, so that a run may still train.
 """
 
 import os
@@ -36,12 +36,10 @@ def write(workdir: str | os.PathLike) -> dict[str, Any]:
   if config is None and steered is None:
     what = "a folder without either" if workdir.exists() else "no such folder"
     raise ValueError(f"workdir must hold a run or steered samples; got {workdir}: {what}")
-  sections = [] if config is None else report_training.sections(workdir, is_map=_is_map(config))
-  if steered is not None:
-    at = 2 if config else 0  # after samples and posteriors, before tables and curves
-    sections[at:at] = report_steering.sections(steered)
+  sections = [] if steered is None else report_steering.sections(steered)
   if config is not None:
-    sections += _configuration(config)
+    pictures = report_training.pictures(workdir, is_map=_is_map(config), image=config["data"]["image"])
+    sections = [*pictures, *sections, *report_training.figures(workdir), *_configuration(config)]
   path = workdir / FILE
   size = write_report(
     path,
@@ -58,7 +56,7 @@ def write(workdir: str | os.PathLike) -> dict[str, Any]:
 def finish(workdir: str | os.PathLike, name: str, command: str, *, of: str = "") -> None:
   """What a command that filled a folder does last: records its provenance and writes the report.
 
-  A report is no reason for a finished run to fail: a file that cannot be written or drawn is a line of output.
+  A report is no reason for a finished run to fail: what cannot be read, drawn or written is a line of output.
 
   Args:
     workdir, name, command, of: as `provenance.record`.
@@ -79,8 +77,8 @@ def _title(config: Mapping[str, Any] | None) -> str:
     return "Steered closed-form posteriors"
   data = config.get("run", config["config"])["data"]["name"]
   if config.get("kind") == folder.FINETUNED:
-    return f"Meta Flow Map of {data}, fine-tuned to a reward"
-  return f"{'Meta Flow Map' if _is_map(config) else 'Flow'} of {data}"
+    return f"Meta Flow Map on {data}, fine-tuned to a reward"
+  return f"{'Meta Flow Map' if _is_map(config) else 'Flow'} on {data}"
 
 
 def _highlights(workdir: pathlib.Path) -> dict[str, Any]:
@@ -98,7 +96,7 @@ def _highlights(workdir: pathlib.Path) -> dict[str, Any]:
     ("base/reward", "mean reward, base"),
   ):
     if name in summary:
-      out[title] = f"{summary[name]:.3g}"
+      out[title] = float(f"{summary[name]:.3g}")
   return out
 
 
@@ -135,11 +133,12 @@ def _show(value: Any) -> str:
 
 
 def _provenance(workdir: pathlib.Path, config: Mapping[str, Any] | None, steered: Any) -> dict[str, Any]:
-  out = {}
-  for name, record in provenance.read(workdir).items():
-    out |= {f"{name}: {key}": value for key, value in record.items() if value and key != "of"}
+  out: dict[str, Any] = {
+    name: {key: value for key, value in record.items() if value and key != "of"}
+    for name, record in provenance.read(workdir).items()
+  }
   if config is not None:
-    out["training seed"] = config["config"]["seed"]
+    out["training seed"] = str(config["config"]["seed"])
   if steered is not None:
     first, count = steered.config["seed"], steered.config["seeds"]
     out["sampling seeds"] = ", ".join(str(first + i) for i in range(count))

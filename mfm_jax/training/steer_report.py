@@ -126,7 +126,7 @@ def write(
   config: SteerConfig,
   recorded: Mapping[str, np.ndarray] = types.MappingProxyType({}),
 ) -> None:
-  """The .npz of one method, with what was recorded of its paths, and a picture beside it where there is one."""
+  """The .npz of one method, `recorded` in it, and a picture beside it where its data can be drawn."""
   arrays = {"x1": outcome.x1, "reward": outcome.reward, **recorded}
   cond = subject.cond(len(outcome.x1)) or {}
   if "label" in cond:

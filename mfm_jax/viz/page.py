@@ -46,7 +46,7 @@ STYLE = (
   + """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 50rem; background: var(--paper);
+body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 54rem; background: var(--paper);
   color: var(--ink); overflow-wrap: break-word;
   font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; letter-spacing: -.01em; margin: 0; text-wrap: balance; }
@@ -64,31 +64,32 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 1.5rem 0 0
   list-style: none; border-block: 1px solid var(--line); font-size: .9rem; }
 nav a { text-decoration: none; } nav a:hover { text-decoration: underline; }
 section { margin-top: 2.75rem; }
-figure { margin: 1.25rem 0; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1.25rem 1.5rem; margin: 1.25rem 0; }
+figure { margin: 0; min-width: 0; } figure.wide { flex: 0 0 100%; }
 figcaption { margin-top: .4rem; color: var(--muted); font-size: .9rem; }
 svg, img { display: block; max-width: 100%; height: auto; }
 svg { width: 100%; }
 img { border-radius: 4px; background: #ffffff; }
 img.crisp { image-rendering: pixelated; }
 .scroll { overflow-x: auto; }
-div.scroll { margin: 1rem 0; /* A shade shows at the side where there is more. */
+section > .scroll, details > .scroll { margin: 1rem 0; /* A shade shows at the side where there is more. */
   background: linear-gradient(to right, var(--paper) 1rem, transparent) 0 0 / 2rem 100%,
     linear-gradient(to left, var(--paper) 1rem, transparent) 100% 0 / 2rem 100%,
     linear-gradient(to right, var(--shade), transparent) 0 0 / .75rem 100%,
     linear-gradient(to left, var(--shade), transparent) 100% 0 / .75rem 100%;
   background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
 table { border-collapse: collapse; font-size: .9rem; line-height: 1.45; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td { padding: .4rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 tr > :first-child { padding-left: 0; } tr > :last-child { padding-right: 0; }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 500; }
 th.number, td.number { text-align: right; } td.number, tbody th { white-space: nowrap; }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: anywhere; } small { color: var(--muted); font-size: .85em; }
 summary { cursor: pointer; } summary h2 { display: inline; }
 dl { margin: 0; } dt { color: var(--muted); } dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 dl.pairs { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; font-size: .9rem; }
 footer { margin-top: 3.5rem; padding: 1rem 1.25rem 1.25rem; background: var(--soft); border-radius: 6px; }
-footer h2 { font-size: 1rem; }
+footer h2 { font-size: 1rem; } footer h3 { font-size: .9rem; margin: 1rem 0 .25rem; }
 footer dl.pairs { font-size: .85rem; }
 @media screen and (prefers-color-scheme: dark) { img:not(.crisp) { padding: .5rem; } }
 @media screen and (max-width: 40rem) {
@@ -103,7 +104,7 @@ footer dl.pairs { font-size: .85rem; }
   p { max-width: none; }
   nav { display: none; }
   section { margin-top: 1.75rem; }
-  h2, p:has(+ figure), p:has(+ .scroll) { break-after: avoid; }
+  h2, p:has(+ .pictures), p:has(+ .scroll) { break-after: avoid; }
   figure, tr, footer, dl { break-inside: avoid; }
   img, svg { max-height: 21cm; } img { width: auto; }
   .scroll { overflow: visible; background: none; } table { font-size: 8pt; }

@@ -16,12 +16,14 @@ __all__ = [
   "curves",
   "figure_array",
   "figure_png",
+  "multiples",
   "posterior_panel",
   "posterior_scatter",
   "scatter_panel",
 ]
 
 MAX_SPREAD = 0.5  # the largest standard deviation of a pixel in [0, 1]
+COLUMNS = 3  # charts of `multiples` in a row
 SPREAD_COLOURS = "magma"  # perceptually uniform, readable in grey and with colour blindness
 _MARGIN = 0.15  # of the range of the reference, around a scatter
 # Widths of posterior_panel in units of one image.
@@ -237,16 +239,7 @@ def curves(metrics: Mapping[str, tuple], *, title: str = "", x_label: str = "ste
   Raises:
     ValueError: no curve, an empty one, lengths that differ, a curve without a finite value.
   """
-  checks.at_least("the number of curves", len(metrics), 1)
-  data = {}
-  for name, (steps, values) in metrics.items():
-    steps, values = np.asarray(steps, np.float64), np.asarray(values, np.float64)
-    checks.shape(f"steps of {name!r}", steps, (None,))
-    checks.shape(f"values of {name!r}", values, steps.shape)
-    if not np.isfinite(values).any():
-      raise ValueError(f"values of {name!r} must hold a finite number; got {values[:5]}")
-    data[name] = (steps, np.where(np.isfinite(values), values, np.nan))
-
+  data = _finite(metrics)
   figure = style.new_figure(3.4)
   axes = figure.add_subplot()
   style.tidy(axes, grid=True)
@@ -256,10 +249,7 @@ def curves(metrics: Mapping[str, tuple], *, title: str = "", x_label: str = "ste
     colour = style.PALETTE[i % len(style.PALETTE)]
     marker = "o" if len(steps) == 1 else None
     axes.plot(steps, values, dash, color=colour, linewidth=1.5, label=name, marker=marker)
-  low = min(np.nanmin(values) for _, values in data.values())
-  high = max(np.nanmax(values) for _, values in data.values())
-  if low > 0 and high >= 3 * low:
-    _log_y(axes, high / low)
+  _scale_y(axes, data)
   axes.margins(x=0.01)
   axes.set_xlabel(x_label, **style.text())
   axes.set_ylabel(y_label, **style.text())
@@ -277,9 +267,74 @@ def curves(metrics: Mapping[str, tuple], *, title: str = "", x_label: str = "ste
   return figure
 
 
-def _log_y(axes, ratio: float) -> None:
+def multiples(charts: Mapping[str, Mapping[str, tuple]], *, rules: Mapping[str, float] | None = None):
+  """Small charts of the same curves, up to COLUMNS a row, each with a scale of its own.
+
+  Args:
+    charts: title -> name of a curve -> (steps (n,), values (n,)), as `curves` takes them.
+    rules: height of a dotted line across, by title.
+
+  Returns:
+    A Figure.
+
+  Raises:
+    ValueError: no chart; as `curves`.
+  """
+  checks.at_least("the number of charts", len(charts), 1)
+  data = {title: _finite(metrics) for title, metrics in charts.items()}
+  names = list(dict.fromkeys(name for metrics in data.values() for name in metrics))
+  columns = 2 if len(data) == 4 else min(COLUMNS, len(data))
+  rows = -(-len(data) // columns)
+  figure = style.new_figure(1.9 * rows + (0.3 if len(names) > 1 else 0.0))
+  grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+  for axes in grid[len(data) :]:
+    axes.set_axis_off()
+  handles = {}
+  for i, (axes, (title, metrics)) in enumerate(zip(grid, data.items())):
+    style.tidy(axes, grid=True)
+    for name, (steps, values) in metrics.items():
+      colour = style.PALETTE[names.index(name) % len(style.PALETTE)]
+      marker = "o" if len(steps) <= 12 else None
+      (handles[name],) = axes.plot(steps, values, color=colour, linewidth=1.5, marker=marker, markersize=3)
+    if rules and title in rules:
+      axes.axhline(rules[title], color=style.MUTED, linewidth=1, linestyle=":")
+    _scale_y(axes, metrics)
+    axes.set_title(title, loc="left", pad=6, **style.text())
+    axes.locator_params(axis="x", nbins=3, integer=True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    # The axes of an incomplete last row leave those above them without numbers.
+    axes.tick_params(labelbottom=i + columns >= len(data))
+  if len(names) > 1:
+    text = {"family": style.FONT, "size": style.SMALL}
+    figure.legend(
+      handles.values(), handles, loc="outside lower center", ncols=len(names), frameon=False, prop=text
+    )
+  return figure
+
+
+def _finite(metrics: Mapping[str, tuple]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Curves as arrays, what is not finite as a gap."""
+  checks.at_least("the number of curves", len(metrics), 1)
+  data = {}
+  for name, (steps, values) in metrics.items():
+    steps, values = np.asarray(steps, np.float64), np.asarray(values, np.float64)
+    checks.shape(f"steps of {name!r}", steps, (None,))
+    checks.shape(f"values of {name!r}", values, steps.shape)
+    if not np.isfinite(values).any():
+      raise ValueError(f"values of {name!r} must hold a finite number; got {values[:5]}")
+    data[name] = (steps, np.where(np.isfinite(values), values, np.nan))
+  return data
+
+
+def _scale_y(axes, data: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+  """A logarithmic axis if all values are positive and differ threefold."""
   from matplotlib.ticker import LogLocator, NullLocator
 
+  low = min(np.nanmin(values) for _, values in data.values())
+  high = max(np.nanmax(values) for _, values in data.values())
+  if not (low > 0 and high >= 3 * low):
+    return
+  ratio = high / low
   axes.set_yscale("log")
   # 1, 2, 5 fill up to two decades; over more they would crowd.
   axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if ratio < 100 else (1.0,)))

@@ -18,6 +18,7 @@ from mfm_jax.viz import page
 from mfm_jax.viz.files import write_atomically
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MINUS = "−"
 _DENSE = 1000  # pixels; a picture at least so wide was drawn for dense screens
 
 
@@ -53,11 +54,14 @@ class Measured:
   value: float
   error: float | None = None
 
-  def __str__(self) -> str:
+  def texts(self) -> tuple[str, str]:
+    """The figure, and the error with its sign."""
     if not self.error:
-      return _text(self.value)
+      return _text(self.value), ""
     digits = max(1 - math.floor(math.log10(self.error)), 0)
-    return f"{self.value:,.{digits}f} ± {self.error:,.{digits}f}"
+    if digits > 5:
+      return _text(float(f"{self.value:.3g}")), f"± {self.error:.1g}".replace("-", _MINUS)
+    return f"{self.value:,.{digits}f}".replace("-", _MINUS), f"± {self.error:,.{digits}f}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +120,8 @@ def render(
   Args:
     title: heading and title of the page.
     sections: its parts; a table of contents precedes three or more.
-    provenance: what made it (command, seed, versions, hardware, date), listed at the end.
+    provenance: what made it (command, seed, versions, hardware, date), listed at the end; a value may be a
+      group of such pairs under its name.
     subtitle: a line under the title.
     highlights: a few figures by what they are, shown large.
   """
@@ -130,7 +135,11 @@ def render(
       for anchor, section in zip(anchors, sections)
     )
     lead.append(f'<nav aria-label="Contents"><ul>{links}</ul></nav>')
-  footer = f"<footer><h2>How this was made</h2>{_pairs(provenance)}</footer>" if provenance else ""
+  groups = [(name, value) for name, value in provenance.items() if isinstance(value, Mapping)]
+  parts = [f"<h3>{html.escape(name)}</h3>{_pairs(pairs)}" for name, pairs in groups]
+  alone = {name: value for name, value in provenance.items() if not isinstance(value, Mapping)}
+  parts = [_pairs(alone)] * bool(alone) + parts
+  footer = f"<footer><h2>How this was made</h2>{''.join(parts)}</footer>" if parts else ""
   return page.TEMPLATE.format(
     title=html.escape(title),
     style=page.STYLE,
@@ -144,7 +153,8 @@ def _section(anchor: str, section: Section) -> str:
   heading = f"<h2>{html.escape(section.title)}</h2>"
   paragraphs = re.split(r"\n\s*\n", section.text.strip()) if section.text.strip() else []
   parts = [f"<p>{_inline(paragraph)}</p>" for paragraph in paragraphs]
-  parts += map(_picture, section.pictures)
+  if section.pictures:
+    parts.append(f'<div class="pictures">{"".join(map(_picture, section.pictures))}</div>')
   if section.table is not None:
     parts.append(_table(section.title, section.table))
   if section.terms:
@@ -185,17 +195,24 @@ def _picture(picture: Picture) -> str:
       f'width="{shown}" height="{round(height * shown / width)}">'
     )
     box = "{}" if crisp else box
-  return f"<figure>{box.format(element)}{caption}</figure>"
+  kind = ' class="wide"' if box != "{}" else ""
+  return f"<figure{kind}>{box.format(element)}{caption}</figure>"
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
   columns = list(dict.fromkeys(column for row in rows for column in row))
-  numeric = {c for c in columns if all(_is_number(row[c]) for row in rows if row.get(c) is not None)}
+  known = {c: [row[c] for row in rows if row.get(c) is not None] for c in columns}
+  numeric = {c for c, values in known.items() if values and all(map(_is_number, values))}
 
   def cell(row, column, tag):
     kind = ' class="number"' if column in numeric else ""
     scope = ' scope="row"' if tag == "th" else ""
-    value = html.escape(_text(row[column])) if column in row else ""
+    value = row.get(column, "")
+    if isinstance(value, Measured):
+      figure, error = value.texts()
+      value = f"{figure} <small>{error}</small>" if error else figure
+    else:
+      value = html.escape(_text(value))
     return f"<{tag}{scope}{kind}>{value}</{tag}>"
 
   def title_cell(column):
@@ -231,10 +248,9 @@ def _text(value) -> str:
     return "–"
   if isinstance(value, bool):
     return "yes" if value else "no"
-  if isinstance(value, numbers.Integral):
-    return f"{value:,}" if abs(value) >= 10_000 else str(value)
   if isinstance(value, numbers.Real):
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+    whole = isinstance(value, numbers.Integral) or 1e4 <= abs(value) < 1e9
+    return (f"{value:,.0f}" if whole else f"{value:.4g}").replace("-", _MINUS)
   return str(value)
 
 

@@ -54,9 +54,10 @@ def figure_svg(figure, name: str) -> str:
   buffer = io.StringIO()
   nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
   figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-  # The style sheet in it would be one of the whole page; <svg> can say the same of itself.
+  # The style sheet in it would be one of the whole page; <svg> can say the same of itself. Fill that is black
+  # is not written.
   text = re.sub(r'(?s)^.*?(?=<svg )|<style.*?</style>| xmlns(:\w+)?="[^"]*"', "", buffer.getvalue())
-  text = text.replace("<svg ", '<svg stroke-linejoin="round" ', 1)
+  text = text.replace("<svg ", '<svg stroke-linejoin="round" style="fill: #000000" ', 1)
   # Ids that nothing refers to would come twice in a page of several charts; the others come at random.
   used = list(dict.fromkeys(re.findall(r'(?:href="#|url\(#)([\w-]+)', text)))
   number = {old: f"{name}-{i}" for i, old in enumerate(used)}
@@ -75,6 +76,24 @@ def figure_array(figure) -> np.ndarray:
 def text(size: float = NORMAL, color: str = INK, **more) -> dict:
   """Arguments of a matplotlib text."""
   return {"fontfamily": FONT, "fontsize": size, "color": color, **more}
+
+
+def wide_range(axes, which: str, values) -> bool:
+  """Scales the "x" or "y" axis by asinh where one value would press the others together; says whether."""
+  from matplotlib.ticker import FixedLocator, NullLocator
+
+  sizes = np.abs([value for value in values if value is not None and np.isfinite(value)])
+  middle = float(np.median(sizes)) if sizes.size else 0.0
+  if not (middle > 0 and sizes.max() > 10 * middle):
+    return False
+  width = 10.0 ** round(np.log10(middle))
+  getattr(axes, f"set_{which}scale")("asinh", linear_width=width)
+  powers = width * 10.0 ** np.arange(1 + np.log10(sizes.max() / width))
+  axis, (low, high) = getattr(axes, f"{which}axis"), getattr(axes, f"get_{which}lim")()
+  axis.set_major_locator(FixedLocator([x for x in (*-powers, 0.0, *powers) if low <= x <= high]))
+  axis.set_minor_locator(NullLocator())
+  axis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+  return True
 
 
 def tidy(axes, *, grid: bool = False) -> None:
