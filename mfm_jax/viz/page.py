@@ -105,7 +105,7 @@ footer dl.pairs { font-size: .85rem; }
   nav { display: none; }
   section { margin-top: 1.75rem; }
   h2, p:has(+ .pictures), p:has(+ .scroll) { break-after: avoid; }
-  figure, tr, footer, dl { break-inside: avoid; }
+  p, figure, tr, footer, dl { break-inside: avoid; }
   img, svg { max-height: 21cm; } img { width: auto; }
   .scroll { overflow: visible; background: none; } table { font-size: 8pt; }
   th, td { padding: .3rem .45rem; }

@@ -88,9 +88,10 @@ def wide_range(axes, which: str, values) -> bool:
     return False
   width = 10.0 ** round(np.log10(middle))
   getattr(axes, f"set_{which}scale")("asinh", linear_width=width)
+  axes.autoscale_view()  # margins by the new scale
   powers = width * 10.0 ** np.arange(1 + np.log10(sizes.max() / width))
   axis, (low, high) = getattr(axes, f"{which}axis"), getattr(axes, f"get_{which}lim")()
-  axis.set_major_locator(FixedLocator([x for x in (*-powers, 0.0, *powers) if low <= x <= high]))
+  axis.set_major_locator(FixedLocator([x for x in (*-powers[::-1], 0.0, *powers) if low <= x <= high]))
   axis.set_minor_locator(NullLocator())
   axis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
   return True
