@@ -78,13 +78,14 @@ class Painter:
     )
     return style.figure_array(figure)
 
-  def posterior_in_the_plane(self, params: PyTree, *, examples: int = 2, draws: int = 200) -> np.ndarray:
-    """One-step draws over exact ones for the first test points at CONTEXT_TIMES."""
-    x1 = jnp.asarray(self.test.take(np.arange(examples))["x1"])
+  def posterior_in_the_plane(self, params: PyTree, *, draws: int = 200) -> np.ndarray:
+    """One-step draws over exact ones for the first test point at CONTEXT_TIMES."""
+    x1 = jnp.asarray(self.test.take(np.arange(1))["x1"])
     x_t, drawn = self._posterior(params, x1, draws)
-    t = np.tile(CONTEXT_TIMES, examples)
+    t = np.asarray(CONTEXT_TIMES, np.float32)
     exact = oracles.posterior_sample(jax.random.key(2), self.mixture, self.interpolant, t, x_t, draws)
-    return style.figure_array(panels.posterior_scatter(x_t, t, drawn, exact))
+    clean = np.repeat(x1, len(t), axis=0)
+    return style.figure_array(panels.posterior_scatter(x_t, t, drawn, exact, clean=clean))
 
   def cond(self, label: Array) -> Cond:
     """Conditioning for these labels at guidance scale 1."""

@@ -167,13 +167,14 @@ def scatter_panel(samples, reference, title: str, *, names: tuple[str, str] = ("
   return figure
 
 
-def posterior_scatter(contexts, t, draws, exact, *, title: str = ""):
+def posterior_scatter(contexts, t, draws, exact, *, clean=None, title: str = ""):
   """Posterior draws over exact ones for two-dimensional data, one small chart a context.
 
   Args:
     contexts: (c, 2), the states x_t, marked by a cross.
     t: a number or (c,), in [0, 1].
     draws, exact: (c, N, 2), (c, M, 2).
+    clean: (c, 2), the points that the states were made from, marked by a plus; None where there are none.
     title: above all.
 
   Returns:
@@ -190,6 +191,9 @@ def posterior_scatter(contexts, t, draws, exact, *, title: str = ""):
   if np.ndim(t):
     checks.shape("t", t, (count,))
   checks.in_interval("t", t)
+  if clean is not None:
+    clean = _points("clean", clean)
+    checks.shape("clean", clean, (count, 2))
   times = np.broadcast_to(np.asarray(t, np.float64), (count,))
   _points("draws", draws.reshape(-1, 2))
   limits = _limits(np.concatenate([_points("exact", exact.reshape(-1, 2)), contexts]))
@@ -212,12 +216,14 @@ def posterior_scatter(contexts, t, draws, exact, *, title: str = ""):
     _dots(axes, exact[i], style.REFERENCE, size=16.0, label="exact")
     _dots(axes, draws[i], style.PALETTE[0], label="draws")
     axes.plot(*contexts[i], "x", color=style.PALETTE[1], markersize=8, markeredgewidth=2, label="$x_t$")
+    if clean is not None:
+      axes.plot(*clean[i], "+", color=style.INK, markersize=10, markeredgewidth=2, label="$x_1$")
     axes.set_title(f"t = {times[i]:g}", loc="left", pad=3, **style.text(style.SMALL))
     axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
   legend = figure.legend(
     *grid[0].get_legend_handles_labels(),
     loc="outside lower center",
-    ncols=3,
+    ncols=4,
     frameon=False,
     prop={"family": style.FONT, "size": style.SMALL},
   )

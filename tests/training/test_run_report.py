@@ -19,15 +19,9 @@ PNG = grids.png_bytes(np.zeros((8, 8, 3), np.uint8))
 INFO = DataInfo(shape=(2,), num_classes=0, data_std=1.0, image=False)
 SUMMARY = {"params_sha256": "ab12", "steps": 20, "seconds": 125.4, "held_out/diagonal": 1.23456}
 ROW = {"method": "base", "steps": 8, "draws": 0, "particles": None, "scale": 1.0}
-FIGURES = {
-  "reward": -3.0,
-  "reward_se": 0.1,
-  "sw2": 0.5,
-  "sw2_se": None,
-  "diversity": 2.0,
-  "nfe": 8,
-  "seconds": 1.5,
-}
+FIGURES = {"reward": -3.0, "reward_se": 0.1, "sw2": 0.5, "sw2_se": None, "diversity": 2.0}
+COST = {"nfe": 8, "seconds": 1.5}
+FLOOR = {"sw2": 0.1, "sw2_se": None, "mmd2": 0.0, "log_z": -1.0}
 
 
 def lines(values):
@@ -52,7 +46,7 @@ def steered(workdir, name, methods, config=None, **more):
   result = {
     "objective": "sw2",
     "methods": rows,
-    "floor": {"sw2": 0.1, "sw2_se": None, "mmd2": 0.0, "log_z": -1.0},
+    "floor": FLOOR,
   }
   path = workdir / "steer" / f"{name}.json"
   path.parent.mkdir(exist_ok=True)

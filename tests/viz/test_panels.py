@@ -147,15 +147,17 @@ def test_scatter_panel_refuses_what_it_cannot_place(samples, message):
 def test_posterior_scatter_has_a_chart_for_each_context():
   contexts, t = RNG.normal(size=(5, 2)), np.linspace(0.1, 0.9, 5)
   draws, exact = RNG.normal(size=(5, 20, 2)), RNG.normal(size=(5, 30, 2))
-  figure = panels.posterior_scatter(contexts, t, draws, exact, title="T")
+  clean = RNG.normal(size=(5, 2))
+  figure = panels.posterior_scatter(contexts, t, draws, exact, clean=clean, title="T")
   charts = [axes for axes in figure.axes if axes.collections]
   assert len(charts) == 5
   for i, axes in enumerate(charts):
     np.testing.assert_allclose(offsets(axes)[0], exact[i])
     np.testing.assert_allclose(offsets(axes)[1], draws[i])
     np.testing.assert_allclose(np.ravel(axes.lines[0].get_data()), contexts[i])
+    np.testing.assert_allclose(np.ravel(axes.lines[1].get_data()), clean[i])
     assert axes.get_title("left") == f"t = {t[i]:g}"
-  assert {"exact", "draws", "$x_t$", "T"} <= set(texts(figure))
+  assert {"exact", "draws", "$x_t$", "$x_1$", "T"} <= set(texts(figure))
   panels.figure_array(figure)
 
 
