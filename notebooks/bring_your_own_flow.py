@@ -168,7 +168,7 @@ x1 = jnp.repeat(moons(key(6), 1), 4, axis=0)
 x_t = interpolate(interpolant, t, jax.random.normal(key(7), (4, 2)), x1)
 drawn = posterior.draw(key(8), velocity, t, x_t, draws=DRAWS)
 rolled = posterior.draw_glass(key(9), flow, interpolant, t, x_t, draws=DRAWS, times=times.grid(25))
-show(panels.posterior_scatter(x_t, t, drawn, rolled, clean=x1), "posterior")
+show(panels.posterior_scatter(x_t, t, drawn, rolled, clean=x1, names=("map", "flow")), "posterior")
 for at, mine, theirs in zip(t, drawn, rolled, strict=True):
   print(f"t = {at:.1f}: sliced W2 of the map's draws to the flow's {distances.sliced_w2(mine, theirs):.3f}")
 

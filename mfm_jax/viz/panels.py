@@ -167,7 +167,9 @@ def scatter_panel(samples, reference, title: str, *, names: tuple[str, str] = ("
   return figure
 
 
-def posterior_scatter(contexts, t, draws, exact, *, clean=None, title: str = ""):
+def posterior_scatter(
+  contexts, t, draws, exact, *, clean=None, title: str = "", names: tuple[str, str] = ("draws", "exact")
+):
   """Posterior draws over exact ones for two-dimensional data, one small chart a context.
 
   Args:
@@ -176,6 +178,7 @@ def posterior_scatter(contexts, t, draws, exact, *, clean=None, title: str = "")
     draws, exact: (c, N, 2), (c, M, 2).
     clean: (c, 2), the points that the states were made from, marked by a plus; None where there are none.
     title: above all.
+    names: of draws and exact, for the legend.
 
   Returns:
     A Figure, up to four charts a row, all on the same axes.
@@ -213,8 +216,8 @@ def posterior_scatter(contexts, t, draws, exact, *, clean=None, title: str = "")
     axes.locator_params(nbins=4, integer=True)
     # The axes of an incomplete last row leave those above them without numbers.
     axes.tick_params(labelbottom=i + columns >= count)
-    _dots(axes, exact[i], style.REFERENCE, size=16.0, label="exact")
-    _dots(axes, draws[i], style.PALETTE[0], label="draws")
+    _dots(axes, exact[i], style.REFERENCE, size=16.0, label=names[1])
+    _dots(axes, draws[i], style.PALETTE[0], label=names[0])
     axes.plot(*contexts[i], "x", color=style.PALETTE[1], markersize=8, markeredgewidth=2, label="$x_t$")
     if clean is not None:
       axes.plot(*clean[i], "+", color=style.INK, markersize=10, markeredgewidth=2, label="$x_1$")
