@@ -1,7 +1,7 @@
 """The notebooks beside this file as .ipynb files, which Colab and Jupyter open: `make notebooks`.
 
-A cell begins at "# %%" (markdown at "# %% [markdown]"), as jupytext has it. The cell that installs the library
-in Colab gets the address of the repository that this clone came from.
+A cell begins at "# %%" (markdown at "# %% [markdown]"), as jupytext has it. The cell that installs the
+library in Colab gets the address of the repository that this clone came from.
 """
 
 import json

@@ -37,7 +37,7 @@ def value_maps(x, y, fields: Mapping[str, tuple[np.ndarray, np.ndarray]]):
   high = max(np.max(value) for value, _ in fields.values())
   low = max(min(np.min(value) for value, _ in fields.values()), high - _FLOOR)
   side = style.WIDTH / max(len(fields), 2)
-  figure = style.new_figure(side + 0.3)
+  figure = style.new_figure(0.95 * side)
   charts = figure.subplots(1, len(fields), sharex=True, sharey=True, squeeze=False)[0]
   every = -(-max(shape) // _ARROWS)
   at = (slice(every // 2, None, every),) * 2
@@ -52,7 +52,7 @@ def value_maps(x, y, fields: Mapping[str, tuple[np.ndarray, np.ndarray]]):
     axes.quiver(across, up, arrow[..., 0], arrow[..., 1], color="white", width=0.006, pivot="mid")
     axes.set_title(title, loc="left", **style.text())
     axes.set_aspect("equal")
-  bar = figure.colorbar(colours, ax=list(charts), fraction=0.04, pad=0.01)
+  bar = figure.colorbar(colours, ax=list(charts), fraction=0.04, pad=0.01, shrink=0.85)
   bar.ax.tick_params(labelsize=style.SMALL, labelfontfamily=style.FONT, colors=style.MUTED)
   bar.outline.set_visible(False)
   return figure
