@@ -96,7 +96,7 @@ footer dl.pairs { font-size: .85rem; }
   body { padding-top: 1.5rem; } h1 { font-size: 1.55rem; }
   /* A chart keeps its letters readable and scrolls sideways; so do a table's figures beside their name. */
   figure svg, figure img:not(.crisp) { min-width: 34rem; }
-  tbody th { white-space: normal; min-width: 6.5rem; position: sticky; left: 0; background: var(--paper); }
+  tbody th { white-space: normal; min-width: 8.5rem; position: sticky; left: 0; background: var(--paper); }
   dl.pairs { grid-template-columns: 1fr; gap: 0; } dl.pairs dd { margin-bottom: .5rem; } }
 @media print {
   @page { margin: 16mm; }

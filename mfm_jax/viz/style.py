@@ -84,7 +84,7 @@ def wide_range(axes, which: str, values) -> bool:
 
   sizes = np.abs([value for value in values if value is not None and np.isfinite(value)])
   middle = float(np.median(sizes)) if sizes.size else 0.0
-  if not (middle > 0 and sizes.max() > 10 * middle):
+  if not (middle > 0 and sizes.max() > 20 * middle):
     return False
   width = 10.0 ** round(np.log10(middle))
   getattr(axes, f"set_{which}scale")("asinh", linear_width=width)
