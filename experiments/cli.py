@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments import config_flag
-from mfm_jax.training import distributed
+from mfm_jax.training import distributed, run_report
 
 define_config, config, expect = config_flag.define, config_flag.read, config_flag.expect
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -58,6 +59,13 @@ def run(
       raise
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def report(workdir: str | os.PathLike, name: str, *, of: str = "") -> None:
+  """The last thing that the command `name` does in a run folder: see `run_report.finish`."""
+  if distributed.is_primary():
+    command = shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]])
+    run_report.finish(workdir, name, command, of=of)
 
 
 def use_compilation_cache() -> None:

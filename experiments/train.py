@@ -19,12 +19,14 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile the train step, print wh
 
 
 def main():
-  """Trains; returns the summary."""
+  """Trains, writes the report; returns the summary."""
   if _DRY_RUN.value:
     return dry_run.dry_run(cli.config(_CONFIG))
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a run folder; got none")
-  return loop.train(cli.config(_CONFIG), _WORKDIR.value)
+  summary = loop.train(cli.config(_CONFIG), _WORKDIR.value)
+  cli.report(_WORKDIR.value, "train", of=summary["params_sha256"])
+  return summary
 
 
 if __name__ == "__main__":

@@ -346,6 +346,7 @@ def _painter(pieces: run.Parts, dataset: Dataset, config: RunConfig) -> pictures
     image=dataset.image,
     guided=bool(pieces.draws.guidance_scales),
     is_map=config.is_map,
+    mixture=config.mixture.build() if config.data.name == "mixture" else None,
   )
 
 

@@ -106,6 +106,11 @@ def test_the_keys_and_columns_of_a_benchmark_of_speed(commands, tmp_path):
   assert [set(row) for row in done.json["rows"]] == [both | of_training, both | of_steering]
 
 
+def test_the_keys_of_report(trained, commands):
+  done = commands("report", f"--workdir={trained[0]}")
+  assert set(done.json) == set(_table("report", "JSON key"))
+
+
 def test_the_keys_of_classifier(classifier):
   assert set(classifier[1].json) == set(_table("classifier", "JSON key"))
 
@@ -118,8 +123,11 @@ def test_the_keys_of_the_demo_and_of_an_evaluation_of_images(commands, tmp_path)
   assert set(done.json["steering"][0]) == _figures(set(_table("steer", "Column")) - {"sw2", "mmd2", "log_z"})
   page = (tmp_path / "report.html").read_text()
   for title in (
-    "Steered to a mixture of classes",
-    "Quality against cost",
+    "Judged samples",
+    "Posterior draws",
+    "70% of class 3 and 30% of class 7",
+    "Reward against cost",
+    "Class proportions",
     "Value along the way",
     "Paths from",
   ):

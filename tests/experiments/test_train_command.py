@@ -26,7 +26,8 @@ def test_the_last_line_is_the_summary(trained):
 
 
 def test_progress_is_a_line_an_interval_with_terms_rate_and_time_left(trained):
-  lines = trained[1].out.splitlines()[:-1]
+  *lines, report, _ = trained[1].out.splitlines()
+  assert report == f"report: {trained[0] / 'report.html'}"
   assert [line.split()[1] for line in lines] == ["5/20", "10/20", "15/20", "20/20"]
   for line in lines:
     assert re.fullmatch(r"step \d+/20(  \w+ [\d.e+-]+){4}  [\d.]+ steps/s  \d+:\d\d left", line)

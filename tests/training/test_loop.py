@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import run_case
+from PIL import Image
 
 from mfm_jax.training import folder, loop, sharding
 from mfm_jax.training.config import RunConfig, from_dict, to_dict
@@ -18,9 +19,11 @@ def test_a_run_folder_holds_what_the_documentation_promises(finished):
   assert names == {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples", "summary.json"}
   assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["10", "20"]
   assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
-  pictures = list((finished / "samples").glob("*.png"))
-  assert [path.name for path in pictures] == ["samples_0000020.png"]
-  assert pictures[0].read_bytes().startswith(b"\x89PNG")
+  pictures = sorted((finished / "samples").glob("*.png"))
+  assert [path.name for path in pictures] == ["posterior_0000020.png", "samples_0000020.png"]
+  for picture in pictures:
+    assert Image.open(picture).width == 1400
+    assert np.asarray(Image.open(picture)).std() > 5
 
 
 def test_config_json_is_the_configuration(finished):
