@@ -23,7 +23,6 @@ INDEX, FORMAT = "index.json", 1
 DTYPES = ("float32", "float16")
 # Each record apart, for random access; noise hardly shrinks.
 _WRITER = "group_size:1,uncompressed"
-_READER = {"readahead_buffer_size": "0", "max_parallelism": "0"}
 _LABEL = np.dtype("<i4")
 
 
@@ -146,7 +145,8 @@ def write_shard(
   try:
     for labels, moments in batches:
       checks.shape("moments", moments, (len(labels), index.views, *sides, 2 * channels))
-      stored = np.asarray(moments).astype(np.dtype(index.dtype).newbyteorder("<"))
+      with np.errstate(over="ignore"):  # of float16: the next check
+        stored = np.asarray(moments).astype(np.dtype(index.dtype).newbyteorder("<"))
       if not np.isfinite(stored).all():
         raise ValueError(f"moments must be finite in {index.dtype}; got others in shard {shard}")
       for label, views in zip(labels, stored):
@@ -255,7 +255,7 @@ class LatentSource:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     files = [str(self.folder / self.index.file(shard)) for shard in range(self.index.shards)]
-    return ArrayRecordDataSource(files, reader_options=_READER)
+    return ArrayRecordDataSource(files)
 
 
 def _generator(key: list[int], stream: int) -> np.random.Generator:

@@ -1,8 +1,8 @@
 """The autoencoder of latent diffusion: images in [-1, 1] <-> latents of an eighth of their side.
 
 Rombach et al., High-resolution image synthesis with latent diffusion models, 2022, in the sizes of the
-published sd-vae-ft-mse and sd-vae-ft-ema. Latents here are as the encoder gives them; what a diffusion model is
-trained on is (latent - shift) * scale.
+published sd-vae-ft-mse and sd-vae-ft-ema. Latents here are as the encoder gives them; a diffusion model is
+trained on (latent - shift) * scale.
 """
 
 import dataclasses

@@ -8,6 +8,7 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mfm_jax import checks
@@ -66,8 +67,8 @@ class PrepareConfig:
 def prepare(config: PrepareConfig) -> dict[str, Any]:
   """Writes the latents of one split, or those files of them that are not there yet.
 
-  A file is a function of its images, the autoencoder and the batch size, so that one that was begun by a killed
-  process is written again as it would have been.
+  A file is a function of its images, the autoencoder and the batch size: one that a killed process had begun
+  is written again as it would have been.
 
   Returns:
     out, examples, classes, shape, shards, written (of them, now), autoencoder (its hash), seconds.
@@ -101,16 +102,10 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
   if len(todo) < index.shards:
     print(f"{index.shards - len(todo)} of {index.shards} files are there", flush=True)
   encode = Encoder(vae, config.batch)
-  begun, done, left = time.monotonic(), 0, sum(len(index.images(shard)) for shard in todo)
+  progress = Progress(sum(len(index.images(shard)) for shard in todo))
   for shard in todo:
-    images = index.images(shard)
-    latents.write_shard(folder, index, shard, encode(batches(source, images, config)))
-    done += len(images)
-    rate = done / (time.monotonic() - begun)
-    print(
-      f"{index.file(shard)}: {done} of {left} images, {rate:.1f} images/s, {(left - done) / rate:.0f} s left",
-      flush=True,
-    )
+    encoded = encode(batches(source, index.images(shard), config))
+    latents.write_shard(folder, index, shard, progress(encoded))
   return {
     "out": str(folder),
     "examples": index.examples,
@@ -147,6 +142,27 @@ def batches(source: EncodedSource, images: range, config: PrepareConfig) -> Iter
   return iter(starts.map(take).to_iter_dataset(options))
 
 
+class Progress:
+  """Counts the images that pass, and prints their rate and the time left now and then."""
+
+  def __init__(self, total: int, every: float = 10.0):
+    self._total, self._every, self._done = total, every, 0
+    self._start = self._said = time.monotonic()
+
+  def __call__(
+    self, encoded: Iterator[tuple[np.ndarray, np.ndarray]]
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for labels, moments in encoded:
+      yield labels, moments
+      self._done += len(labels)
+      now = time.monotonic()
+      if now - self._said > self._every or self._done == self._total:
+        rate = self._done / (now - self._start)
+        left = (self._total - self._done) / rate
+        print(f"{self._done} of {self._total} images, {rate:.1f} images/s, {left:.0f} s left", flush=True)
+        self._said = now
+
+
 class Encoder:
   """Moments of images and of their mirror images, batches split over this process's devices."""
 
@@ -157,10 +173,8 @@ class Encoder:
 
     def both(params: PyTree, x: Array) -> Array:
       """(B, H, W, 3) -> (B, 2, h, w, 2 C)."""
-      views = jax.lax.map(
-        lambda x: autoencoder.encode(vae.config, params, x), jax.numpy.stack([x, x[:, :, ::-1]])
-      )
-      return jax.numpy.concatenate(views, axis=-1).swapaxes(0, 1)
+      views = jax.lax.map(lambda x: autoencoder.encode(vae.config, params, x), jnp.stack([x, x[:, :, ::-1]]))
+      return jnp.concatenate(views, axis=-1).swapaxes(0, 1)
 
     self._both = jax.jit(both, out_shardings=self._rows)
 
