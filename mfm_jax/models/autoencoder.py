@@ -19,6 +19,7 @@ from mfm_jax.types import Array, PRNGKey, PyTree
 LOG_VARIANCE = (-30.0, 20.0)  # bounds of the published code
 OVERLAP = 0.25  # of two tiles, as a share of their side
 _EPSILON = 1e-6  # of the group norms
+_PRECISION = "float32"  # of products; accelerators would round to TF32 or bfloat16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,8 @@ def encode(config: AutoencoderConfig, params: PyTree, x: Array) -> Moments:
   checks.shape("x", x, (None, None, None, 3))
   if x.shape[1] % config.reduction or x.shape[2] % config.reduction:
     raise ValueError(f"the sides of images must be multiples of {config.reduction}; got {x.shape[1:3]}")
-  mean, log_variance = jnp.split(Encoder(config).apply({"params": params["encoder"]}, x), 2, axis=-1)
+  with jax.default_matmul_precision(_PRECISION):
+    mean, log_variance = jnp.split(Encoder(config).apply({"params": params["encoder"]}, x), 2, axis=-1)
   return Moments(mean, jnp.clip(log_variance, *LOG_VARIANCE))
 
 
@@ -131,7 +133,8 @@ def decode(
     return jax.lax.map(jax.checkpoint(one) if remat else one, z)
 
   run = one_by_one if sliced else whole
-  return _tiled(run, z, tile, config.reduction) if tile else run(z)
+  with jax.default_matmul_precision(_PRECISION):
+    return _tiled(run, z, tile, config.reduction) if tile else run(z)
 
 
 def _tiled(run, z: Array, tile: int, reduction: int) -> Array:

@@ -1,6 +1,7 @@
 """The autoencoder: sizes, the ways to decode, gradients, errors."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,20 @@ def test_slices_and_rematerialisation_change_nothing():
   found, same = gradient(sliced=True, remat=True)(z, params)
   np.testing.assert_allclose(same, image, atol=2e-5)
   np.testing.assert_allclose(found, expected, atol=2e-5 * float(jnp.abs(expected).max()))
+
+
+def test_products_are_in_float32_on_every_device():
+  """Accelerators round them otherwise; also in the gradient."""
+  z, params = latents(1, 2, 2, 4), vae_case.params()
+
+  def both(z):
+    x, pull = jax.vjp(lambda z: autoencoder.decode(CONFIG, params, z, sliced=True, remat=True), z)
+    return pull(x), autoencoder.encode(CONFIG, params, x)
+
+  text = jax.jit(both).lower(z).as_text()
+  products = re.findall(r"stablehlo\.(?:convolution|dot_general).*", text)
+  assert len(products) > 20
+  assert [line for line in products if line.count("HIGHEST") != 2] == []
 
 
 def test_tiles_are_blended_linearly(monkeypatch):
