@@ -28,9 +28,9 @@ def adm_crop(image, side):
 
 
 def photographs():
-  """Two photographs at their own size and cut to odd ones, and, where it is installed, those of skimage."""
+  """Two photographs cut to odd sizes and to one of twice a crop, and, where it is installed, those of skimage."""
   for pixels in load_sample_images().images:
-    for height, width in ((427, 640), (425, 333), (301, 639), (101, 57)):
+    for height, width in ((427, 640), (425, 333), (301, 639), (101, 57), (114, 201)):
       yield pixels[:height, :width]
   try:
     from skimage import data
