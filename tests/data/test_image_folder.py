@@ -28,7 +28,7 @@ def adm_crop(image, side):
 
 
 def photographs():
-  """Two photographs cut to odd sizes and to one of twice a crop, and, where it is installed, those of skimage."""
+  """Photographs cut to odd sizes and to just twice a crop; with skimage, its own too."""
   for pixels in load_sample_images().images:
     for height, width in ((427, 640), (425, 333), (301, 639), (101, 57), (114, 201)):
       yield pixels[:height, :width]
