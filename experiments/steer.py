@@ -45,6 +45,7 @@ def main():
       guidance=_GUIDANCE.value,
       glass_steps=config.glass_steps,
       oracle_drift=config.oracle_drift,
+      decoder=config.decoder,
     )
   reward = config.build_reward()
   subjects.check(subject, reward, config)

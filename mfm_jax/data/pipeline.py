@@ -3,8 +3,8 @@
 grain's own shuffle and batch work element by element, 1024 Python calls a batch: about 50 batches a
 second where a network step takes 3 ms. So batch i is here *one* element of a random-access source,
 made by one vectorised gather; grain does on top what it is good at: threads, prefetching, state.
-As batch i is a function of (seed, i) alone, the state of an iterator is the number of batches that
-it has returned.
+As batch i is a function of (seed, i) alone, also where examples are random, the state of an iterator
+is the number of batches that it has returned.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import grain
 import numpy as np
 
 from mfm_jax import checks
-from mfm_jax.data.sources import Source
+from mfm_jax.data.sources import RandomSource, Source
 
 
 @functools.lru_cache(maxsize=4)  # the epochs now in use; also those of a second pipeline (held-out)
@@ -48,7 +48,8 @@ class BatchSource:
   Attributes:
     source: where examples come from.
     batch_size: global, b = batch_size / host_count.
-    seed: of the order; None keeps the order of the source.
+    seed: of the order, and of the draws of a `RandomSource`; None keeps the order of the source, and takes
+      its fixed draws.
     epochs: number of them, or None without end. What is left after the last full batch is dropped.
     host_index, host_count: which rows.
   """
@@ -66,12 +67,18 @@ class BatchSource:
     return self.epochs * len(self.source) // self.batch_size
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    return self.source.take(self.indices(index))
+    indices = self.indices(index)
+    if self.seed is None or not isinstance(self.source, RandomSource):
+      return self.source.take(indices)
+    # By the place in the long list: another draw in each epoch, the same for any number of hosts.
+    return self.source.draw(indices, self._start(index) + np.arange(len(indices)), self.seed)
+
+  def _start(self, index: int) -> int:
+    return index * self.batch_size + self.host_index * (self.batch_size // self.host_count)
 
   def indices(self, index: int) -> np.ndarray:
     """Indices into the source of this host's rows of global batch `index`, int64 (b,)."""
-    rows = self.batch_size // self.host_count
-    start = index * self.batch_size + self.host_index * rows
+    rows, start = self.batch_size // self.host_count, self._start(index)
     size, parts = len(self.source), []
     while rows:
       epoch, offset = divmod(start, size)

@@ -42,7 +42,8 @@ class EncodedSource:
   """Images decoded when taken, for data sets that do not fit into memory.
 
   Attributes:
-    records: sequence of {"image": encoded bytes, "label": int}; `__getitems__` is used if present.
+    records: sequence of {"image": encoded bytes, "label": int} and optionally "file", by which an error names
+      it; `__getitems__` is used if present.
     decode: an opened image -> uint8 array of `shape`.
     shape: (H, W, C) after decoding.
     num_classes: labels are 0 .. num_classes - 1; 0 leaves them out.
@@ -85,9 +86,10 @@ class EncodedSource:
   def _decoded(self, index: int, record) -> np.ndarray | None:
     """The image of a record; None for one that is damaged, while there are not too many."""
     try:
-      decoded = decode_record(index, record["image"], self.decode)
+      name = record.get("file", f"record {index}")
+      decoded = decode_record(name, record["image"], self.decode)
       if decoded.shape != self.shape:
-        raise ValueError(f"record {index} must decode to {self.shape}; got {decoded.shape}")
+        raise ValueError(f"{name} must decode to {self.shape}; got {decoded.shape}")
       return decoded
     except ValueError as error:
       if index not in self._found:
@@ -102,8 +104,8 @@ class EncodedSource:
       return None
 
 
-def decode_record(index: int, encoded: bytes, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-  """`decode` of the encoded image; `index` is for the error.
+def decode_record(name: str, encoded: bytes, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+  """`decode` of the encoded image; `name` is for the error.
 
   Raises:
     ValueError: bytes that Pillow cannot read.
@@ -112,11 +114,11 @@ def decode_record(index: int, encoded: bytes, decode: Callable[[Image.Image], np
     with Image.open(io.BytesIO(encoded)) as image:
       return decode(image)
   except OSError as error:
-    raise ValueError(f"record {index} must be a readable image; got {error}") from error
+    raise ValueError(f"{name} must be a readable image; got {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
-class _Crop:
+class Crop:
   """`centre_crop` at a size; a class, so that a source can be pickled for a worker process."""
 
   size: int
@@ -154,7 +156,7 @@ def tfds_source(
     size = size or 256
     return EncodedSource(
       records=records,
-      decode=_Crop(size),
+      decode=Crop(size),
       shape=(size, size, 3),
       num_classes=num_classes,
       damaged=damaged,
@@ -194,7 +196,7 @@ def _in_memory(records: Sequence, mode: str, num_classes: int, size: int) -> Arr
   for start in range(0, len(records), _CHUNK):
     indices = range(start, min(start + _CHUNK, len(records)))
     for index, record in zip(indices, records.__getitems__(list(indices)), strict=True):
-      pixels.append(decode_record(index, record["image"], decode))
+      pixels.append(decode_record(f"record {index}", record["image"], decode))
       labels.append(int(record["label"]))
   images = np.stack(pixels)
   images = images[..., None] if images.ndim == 3 else images

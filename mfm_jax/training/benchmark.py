@@ -80,7 +80,8 @@ def benchmark(
 
 def _subject(config: BenchmarkConfig, run: Run) -> Subject:
   own = config.steer
-  return subject.from_run(run, glass_steps=own.glass_steps, oracle_drift=own.oracle_drift)
+  how = {"glass_steps": own.glass_steps, "oracle_drift": own.oracle_drift, "decoder": own.decoder}
+  return subject.from_run(run, **how)
 
 
 def _untrained(config: RunConfig, workdir: pathlib.Path) -> Run:

@@ -231,8 +231,8 @@ def teacher(config: RunConfig, info: DataInfo) -> Teacher | None:
   """The teacher of a run, None where no form asks for one.
 
   Raises:
-    ValueError: a teacher of another interpolant, shape or number of classes, or not trained at guidance scale
-      1, which teachers are asked at.
+    ValueError: a teacher of another interpolant, shape, number of classes or scale of latents, or not trained
+      at guidance scale 1, which teachers are asked at.
   """
   if not config.loss.needs_teacher:
     return None
@@ -264,7 +264,8 @@ def start(config: RunConfig, info: DataInfo, model: Model) -> Start:
   What that run's network lacks, or has for other scales of guidance, keeps its own initialisation.
 
   Raises:
-    ValueError: a config.init of another interpolant, shape or number of classes, or of another network.
+    ValueError: a config.init of another interpolant, shape, number of classes or scale of latents, or of
+      another network.
   """
 
   def own():
@@ -319,11 +320,11 @@ def _check_same_network(config: RunConfig, run: Run) -> None:
 
 
 def _check_same_problem(config: RunConfig, info: DataInfo, run: Run, name: str) -> None:
-  for what, own, other in (
-    ("interpolant", config.interpolant, run.config.interpolant),
-    ("shape", info.shape, run.info.shape),
-    ("num_classes", info.num_classes, run.info.num_classes),
-  ):
+  facts = ["shape", "num_classes", "latent_scale", "latent_shift"]
+  if info.autoencoder and run.info.autoencoder:  # of arrays it is not known
+    facts.append("autoencoder")
+  pairs = [(fact, getattr(info, fact), getattr(run.info, fact)) for fact in facts]
+  for what, own, other in [("interpolant", config.interpolant, run.config.interpolant), *pairs]:
     if own != other:
       raise ValueError(
         f"the {name} must have the {what} of the run; got {other} in {run.workdir}, {own} here"

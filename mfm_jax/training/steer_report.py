@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mfm_jax.data.sources import to_pixels
-from mfm_jax.training import comparison, trajectories
+from mfm_jax.training import comparison, decoding, trajectories
 from mfm_jax.training.comparison import Assessor
 from mfm_jax.training.config import to_dict
 from mfm_jax.training.steer_config import SteerConfig
@@ -143,8 +142,8 @@ def write(
 
 def _picture(x1: np.ndarray, subject: Subject, assess: Assessor, config: SteerConfig) -> bytes | None:
   """A grid of images, or a scatter beside the exact tilt; None for other data."""
-  if len(subject.shape) == 3:
-    return grids.png_bytes(grids.image_grid(to_pixels(x1[:80]), columns=10))
+  if len(subject.shape) == 3 and subject.decode is not None:
+    return grids.png_bytes(grids.image_grid(decoding.pictures(subject.decode, x1[:80]), columns=10))
   if subject.shape == (2,) and assess.tilt is not None:
     exact = assess.exact(len(x1), config.seed)
     return figure_png(panels.scatter_panel(x1, exact, "Steered samples", names=("steered", "exact tilt")))

@@ -134,6 +134,18 @@ def test_a_folder_of_a_run_killed_at_its_very_start_is_new(tmp_path):
   folder.check_workdir(tmp_path, config, folder.DataInfo(**{**INFO, "shape": (2,)}), folder.RUN)
 
 
+def test_a_folder_older_than_the_facts_of_latents_has_them_from_its_configuration(tmp_path):
+  config = run_case.smoke({"data.latent_scale": 0.5})
+  info = folder.DataInfo(**{**INFO, "shape": (2,), "latent_scale": 0.5})
+  folder.write_config(tmp_path, config, info, folder.RUN)
+  stored = json.loads((tmp_path / "config.json").read_text())
+  for name in ("latent_scale", "latent_shift", "autoencoder"):
+    del stored["data"][name]
+  (tmp_path / "config.json").write_text(json.dumps(stored))
+  assert folder.read(tmp_path, type(config), folder.RUN) == (config, info)
+  folder.check_workdir(tmp_path, config, info, folder.RUN)
+
+
 def _tree(folder):
   return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 

@@ -1,5 +1,6 @@
 """Teachers: closed form or a trained flow, frozen, of the same interpolant and data, known by hash."""
 
+import dataclasses
 import json
 import shutil
 
@@ -37,6 +38,17 @@ def test_training_with_the_oracle(tmp_path):
   summary = loop.train(run_case.smoke({**forms, "teacher": "oracle", "steps": 10}), tmp_path)
   assert np.isfinite(summary["held_out/loss"])
   assert load_run(tmp_path).config.teacher == "oracle"
+
+
+def test_a_teacher_on_other_latents_is_refused(flow):
+  config = run_case.smoke({**DISTILL, "teacher": str(flow)})
+  _, info = run.read_config(flow)
+  for changes in ({"latent_scale": 0.5}, {"latent_shift": 0.1}):
+    (name, value), *_ = changes.items()
+    with pytest.raises(
+      ValueError, match=rf"the teacher must have the {name} of the run; got .*, {value} here"
+    ):
+      run.teacher(config, dataclasses.replace(info, **changes))
 
 
 class Stop(Exception):
