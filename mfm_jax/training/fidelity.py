@@ -1,6 +1,7 @@
 """Reports on a trained run: posterior and value fidelity, use of every conditioning input.
 
-Mixtures are compared with closed forms, images with GLASS rollouts and the training set's exact posterior.
+Mixtures are compared with closed forms; images, latents and other data with GLASS rollouts, labelled images in
+memory with the training set's exact posterior, too.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import numpy as np
 
 from mfm_jax import checks
 from mfm_jax.data import datasets
-from mfm_jax.data.sources import to_pixels
+from mfm_jax.data.sources import ArraySource, to_pixels
 from mfm_jax.metrics import classes, closed_form, rollouts
 from mfm_jax.rewards import likelihoods
 from mfm_jax.training import generate
@@ -46,8 +47,7 @@ def evaluate(
     times: () for the defaults of the paper's tables.
 
   Raises:
-    ValueError: no metric or an unknown one, t outside [0, 1], a plain flow, draws of other data than
-      mixtures and labelled images.
+    ValueError: no metric or an unknown one, t outside [0, 1], a plain flow.
   """
   checks.at_least("number of metrics", len(metrics), 1)
   for metric in metrics:
@@ -60,13 +60,8 @@ def evaluate(
     run.require_map()
     if run.config.data.name == "mixture":
       out |= _mixture(run, draw_metrics, key, contexts, draws, steps, times)
-    elif run.info.image and run.info.num_classes:
-      sizes = contexts or 32, draws or 64
-      out |= _images(run, draw_metrics, key, *sizes, steps, times or IMAGE_TIMES)
     else:
-      raise ValueError(
-        f"metrics {draw_metrics} need a mixture or labelled images; got {run.config.data.name}"
-      )
+      out |= _others(run, draw_metrics, key, contexts or 32, draws or 64, steps, times or IMAGE_TIMES)
   if "conditioning" in metrics:
     out["conditioning"] = conditioning_rows(run, seed=seed)
   return out
@@ -98,10 +93,15 @@ def _mixture(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows
   return out
 
 
-def _images(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]:
-  """Draws and rollouts without a label: the posterior of the data, not of one class."""
+def _others(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]:
+  """Draws and rollouts without a label: the posterior of the data, not of one class.
+
+  Where the data are labelled images in memory, their exact posterior is a second reference.
+  """
   source = datasets.load(run.config.data).train
-  judge, train = classes.judge_of(source), source.take(np.arange(len(source)))
+  exact = run.info.image and run.info.num_classes and isinstance(source, ArraySource)
+  if exact and "posterior" in metrics:
+    judge, train = classes.judge_of(source), source.take(np.arange(len(source)))
   out = {metric: [] for metric in metrics}
   for i, t in enumerate(times):
     keys = jax.random.split(jax.random.fold_in(key, i), 4)
@@ -114,16 +114,18 @@ def _images(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]
     )
     if "posterior" in metrics:
       row = rollouts.energy_row(drawn, reference, again)
-      row |= rollouts.data_row(
-        drawn,
-        reference,
-        given["x_t"],
-        given["t"],
-        judge,
-        train,
-        run.info.num_classes,
-        run.interpolant,
-      )
+      row |= rollouts.spread_row(drawn, reference, again)
+      if exact:
+        row |= rollouts.data_row(
+          drawn,
+          reference,
+          given["x_t"],
+          given["t"],
+          judge,
+          train,
+          run.info.num_classes,
+          run.interpolant,
+        )
       out["posterior"].append({"t": t, **row})
     if "value" in metrics:
       row = rollouts.value_row(drawn, reference, _ink)
@@ -133,5 +135,5 @@ def _images(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]
 
 
 def _ink(x: np.ndarray) -> np.ndarray:
-  """The value report's reward of images: INK times the mean pixel."""
+  """The value report's reward: INK times the mean pixel, of latents and vectors the mean coordinate."""
   return INK * to_pixels(x).reshape(len(x), -1).mean(axis=1)
