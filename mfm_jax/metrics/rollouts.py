@@ -43,9 +43,9 @@ def spread_row(drawn: np.ndarray, rollouts: np.ndarray, again: np.ndarray) -> di
     drawn, rollouts, again: (contexts, draws, ...), at least 2 of both.
 
   Returns:
-    {"coverage", "coverage_floor"}: mean over contexts of `coverage` of the rollouts, by the draws and by other
-    rollouts. {"context", "context_rollouts"}: share of the variance of draws that x_t explains, for the draws
-    and for the rollouts; near 0 where x_t is not used.
+    {"coverage", "coverage_floor"}: mean over contexts of `coverage` of the rollouts, by the draws and by
+    other rollouts. {"context", "context_rollouts"}: share of the variance of draws that x_t explains, for
+    the draws and for the rollouts; near 0 where x_t is not used.
   """
   pairs = list(zip(drawn, rollouts, again, strict=True))
   return {

@@ -1,7 +1,7 @@
 """Reports on a trained run: posterior and value fidelity, use of every conditioning input.
 
-Mixtures are compared with closed forms; images, latents and other data with GLASS rollouts, labelled images in
-memory with the training set's exact posterior, too.
+Mixtures are compared with closed forms; images, latents and other data with GLASS rollouts, and labelled
+images in memory with the training set's exact posterior.
 """
 
 from collections.abc import Sequence

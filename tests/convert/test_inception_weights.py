@@ -19,7 +19,6 @@ def test_the_parameters_are_those_of_the_network(state):
   fresh = jax.eval_shape(Inception().init, jax.random.key(0), np.zeros((1, 299, 299, 3), np.float32))
   found = convert.to_params({**state, "Mixed_5b.branch1x1.bn.num_batches_tracked": np.zeros(())})
   assert jax.tree.map(np.shape, found) == jax.tree.map(lambda leaf: leaf.shape, fresh["params"])
-  assert sum(leaf.size for leaf in jax.tree.leaves(found)) == 23_834_568 + 2048 * 8  # less 1000 classes
 
 
 def test_batch_normalisation_is_folded(state):
@@ -39,16 +38,20 @@ def test_mistakes_name_the_tensor(state):
   less = {key: value for key, value in state.items() if key != name}
   with pytest.raises(ValueError, match=f"must hold {name}; got"):
     convert.to_params(less)
-  with pytest.raises(ValueError, match="tensors alone; got AuxLogits.fc.bias"):
+  with pytest.raises(ValueError, match=r"tensors alone; got AuxLogits\.fc\.bias"):
     convert.to_params({**state, "AuxLogits.fc.bias": np.zeros(2)})
   with pytest.raises(ValueError, match=rf"{name} must have shape \(32, 3, 3, 3\); got \(32, 3, 3\)"):
     convert.to_params({**state, name: state[name][..., 0]})
 
 
 def test_a_missing_file_says_where_it_is_published(tmp_path):
-  with pytest.raises(ValueError, match=r"pt_inception-2015-12-05-6726825d.pth of https://github.com/mseitzer"):
+  with pytest.raises(
+    ValueError, match=r"pt_inception-2015-12-05-6726825d.pth of https://github.com/mseitzer"
+  ):
     convert.read_inception(tmp_path / "no.pth")
   other = tmp_path / "other.safetensors"
   safetensors.numpy.save_file({"x": np.zeros(2)}, other)
-  with pytest.raises(ValueError, match=r"other.safetensors must hold the weights of pt_inception.*Conv2d_1a_3x3"):
+  with pytest.raises(
+    ValueError, match=r"other.safetensors must hold the weights of pt_inception.*Conv2d_1a_3x3"
+  ):
     convert.read_inception(other)

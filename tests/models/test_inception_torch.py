@@ -56,4 +56,4 @@ def test_features_are_those_of_both_packages(networks, size):
   for ours, theirs in zip(found, (pool, around, unbiased, logits), strict=True):
     assert relative(ours, theirs) <= 1e-4
   assert relative(features(params, pixels, "pytorch_fid").pool, half_pixel) <= 1e-4
-  assert relative(half_pixel, pool) > 1e-2  # the conventions differ
+  assert relative(half_pixel, pool) > 1e-3  # the conventions differ
