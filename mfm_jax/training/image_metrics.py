@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -36,7 +37,7 @@ class Suite:
   Attributes:
     metrics: of METRICS.
     extract, fingerprint: see `features.extractor`.
-    num: samples; of a reference whose features are needed, at most as many are held.
+    num: samples; KID, precision and recall take at most as many of the reference, class_fid takes all.
     few: allows fewer samples than dimensions.
     splits: parts of the Inception Score.
     subset: size of a subset of KID.
@@ -65,10 +66,12 @@ class Suite:
   def _check_count(self, count, dimension):
     statistics.check_count(count, dimension, few=self.few)
 
-  def collect(self, pictures: Iterator[np.ndarray], *, logits: bool) -> Collected:
+  def collect(self, pictures: Iterator[np.ndarray], *, of_reference: bool = False) -> Collected:
     """Features of samples, or of a reference, as far as the metrics need them."""
     hold = {"pool": self.num} if set(_COMPARING) & set(self.metrics) else {}
-    if logits and "is" in self.metrics:
+    if of_reference and "class_fid" in self.metrics:
+      hold["pool"] = sys.maxsize  # all: the first ones may lack a class
+    if "is" in self.metrics and not of_reference:
       hold["logits"] = self.num
     return collect(self.extract, pictures, spatial="sfid" in self.metrics, hold=hold)
 
@@ -115,7 +118,7 @@ def of_file(suite: Suite, path: str | pathlib.Path) -> Reference:
 
 
 def of_source(suite: Suite, source: Source, decode: Decode) -> Reference:
-  """All pictures of a split as the reference; features are held of `suite.num` of them, taken at random.
+  """All pictures of a split as the reference, in random order.
 
   Raises:
     ValueError: too few pictures.
@@ -135,7 +138,7 @@ def of_source(suite: Suite, source: Source, decode: Decode) -> Reference:
 
 
 def _reference(suite, pictures, labels) -> Reference:
-  found = suite.collect(pictures, logits=False)
+  found = suite.collect(pictures, of_reference=True)
   few = suite.few or not {"fid", "sfid", "posterior_fid"} & set(suite.metrics)
   pool = found.held.get("pool")
   return Reference(
@@ -177,7 +180,7 @@ def of_run(
   if keep:
     samples.write_samples(keep, drawn, suite.num, labels)
     drawn = samples.open_samples(keep).batches(CHUNK)
-  return row(suite, suite.collect(drawn, logits=True), labels, reference)
+  return row(suite, suite.collect(drawn), labels, reference)
 
 
 def sample_pictures(
@@ -210,7 +213,7 @@ def of_samples(suite: Suite, path: str | pathlib.Path, reference: Reference) -> 
   checks.at_least(f"the number of samples in {path}", len(batch), suite.num)
   labels = None if batch.labels is None else batch.labels[: suite.num]
   _check(suite, labels, reference)
-  return row(suite, suite.collect(batch.batches(CHUNK, num=suite.num), logits=True), labels, reference)
+  return row(suite, suite.collect(batch.batches(CHUNK, num=suite.num)), labels, reference)
 
 
 def _check(suite: Suite, labels: np.ndarray | None, reference: Reference) -> None:
@@ -244,10 +247,10 @@ def row(suite: Suite, found: Collected, labels: np.ndarray | None, reference: Re
     score = metrics_of.inception_score(found.held["logits"], splits=suite.splits)
     out |= {"inception_score": score.mean, "inception_score_std": score.std}
   if "precision_recall" in suite.metrics:
-    out |= metrics_of.precision_recall(reference.features, found.held["pool"])._asdict()
+    out |= metrics_of.precision_recall(reference.features[: suite.num], found.held["pool"])._asdict()
   if "kid" in suite.metrics:
     kid = functools.partial(metrics_of.kid, size=suite.subset, seed=suite.seed)
-    distance = kid(reference.features, found.held["pool"])
+    distance = kid(reference.features[: suite.num], found.held["pool"])
     out |= {"kid": distance.mean, "kid_std": distance.std}
   if "class_fid" in suite.metrics:
     pairs = (reference.features, reference.labels, found.held["pool"], labels)
