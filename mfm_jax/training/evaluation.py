@@ -88,7 +88,8 @@ def evaluate(
     raise ValueError(f"--samples must come without a run and its metrics; got {given}")
   out = {}
   if of_maps:
-    out |= fidelity.evaluate(run, of_maps, seed=seed, steps=steps or 1, times=times, **sizes)
+    how = {"seed": seed, "steps": steps or 1, "times": times, "decode": decode}
+    out |= fidelity.evaluate(run, of_maps, **how, **sizes)
   if not of_images:
     return out
   if run is not None:

@@ -3,9 +3,8 @@
 The run is a map in closed form whose pictures show their label, and the extractor averages over regions.
 """
 
-import pathlib
-
 import jax.numpy as jnp
+import map_case
 import numpy as np
 import pytest
 
@@ -16,15 +15,14 @@ from mfm_jax.metrics import features as metrics_of
 from mfm_jax.metrics import reference, samples, statistics
 from mfm_jax.metrics.reference import Fingerprint
 from mfm_jax.metrics.statistics import Statistics
-from mfm_jax.models import Model
 from mfm_jax.models.inception import Features
-from mfm_jax.training import evaluation, folder, image_metrics
+from mfm_jax.training import evaluation, image_metrics
 from mfm_jax.training import features as extraction
 from mfm_jax.training.config import RunConfig, from_dict
 from mfm_jax.training.evaluation import ImageConfig
 from mfm_jax.training.features import collect
 from mfm_jax.training.image_metrics import Suite
-from mfm_jax.training.run import Run, parts
+from mfm_jax.training.run import Run
 from mfm_jax.types import expand_like
 
 FINGERPRINT = Fingerprint(convention="adm", weights_sha256="abc")
@@ -51,27 +49,7 @@ def velocity(s, u, x_s, t, x_t, cond):
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-  info = folder.data_info(DIGITS)
-  model = Model(
-    init=lambda key: {},
-    net=lambda params: velocity,
-    wrap=lambda velocity: velocity,
-    log_weight=None,
-    loss_weight=None,
-  )
-  pieces = parts(CONFIG, info)
-  return Run(
-    workdir=pathlib.Path("digits"),
-    config=CONFIG,
-    info=info,
-    parts=type(pieces)(
-      interpolant=pieces.interpolant, model=model, draws=pieces.draws, objective=pieces.objective
-    ),
-    step=1,
-    ema="raw",
-    params={},
-    sha256="",
-  )
+  return map_case.run(CONFIG, velocity)
 
 
 @pytest.fixture(autouse=True)
