@@ -19,6 +19,7 @@ from mfm_jax.types import Array, PyTree
 SIZE = 299  # pixels on a side that the network was trained at
 POOL, LOGITS = 2048, 1008
 SPATIAL_CHANNELS = 7  # of the layer that sFID takes
+SPATIAL = 17 * 17 * SPATIAL_CHANNELS
 CONVENTIONS = ("adm", "pytorch_fid")
 
 

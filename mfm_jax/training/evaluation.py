@@ -139,6 +139,11 @@ def _reference(run: Run | None, suite: Suite, images: ImageConfig, decode: Decod
   else:
     known = image_metrics.of_source(suite, image_metrics.split_of(run, images.split), decode)
   if images.write_reference:
+    if not known.pool.count:
+      raise ValueError(
+        f"--write_reference must be of pictures, or a fingerprint would be made up; got {images.reference}, "
+        "statistics that do not say what they are of"
+      )
     reference.write_statistics(
       pathlib.Path(images.write_reference), known.pool, known.spatial, suite.fingerprint
     )

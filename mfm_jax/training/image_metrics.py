@@ -19,6 +19,7 @@ from mfm_jax.metrics import reference as files
 from mfm_jax.metrics import samples, statistics
 from mfm_jax.metrics.reference import Fingerprint
 from mfm_jax.metrics.statistics import Gaussian
+from mfm_jax.models.inception import POOL, SPATIAL
 from mfm_jax.training import generate
 from mfm_jax.training.features import Collected, Extract, collect
 from mfm_jax.training.run import Run
@@ -59,12 +60,12 @@ class Suite:
       checks.one_of("metrics", metric, METRICS)
     checks.at_least("num", self.num, 2)
     if {"fid", "posterior_fid"} & set(self.metrics):
-      self._check_count(self.num, 2048)
+      statistics.check_count(self.num, POOL, few=self.few)
     if "sfid" in self.metrics:
-      self._check_count(self.num, 2023)
-
-  def _check_count(self, count, dimension):
-    statistics.check_count(count, dimension, few=self.few)
+      statistics.check_count(self.num, SPATIAL, few=self.few)
+    for metric, least in (("is", self.splits), ("kid", self.subset)):
+      if metric in self.metrics:
+        checks.at_least(f"num (for {metric})", self.num, least)
 
   def collect(self, pictures: Iterator[np.ndarray], *, of_reference: bool = False) -> Collected:
     """Features of samples, or of a reference, as far as the metrics need them."""
@@ -220,6 +221,10 @@ def _check(suite: Suite, labels: np.ndarray | None, reference: Reference) -> Non
   """Raises for what the reference lacks, before hours of sampling."""
   if "sfid" in suite.metrics and reference.spatial is None:
     raise ValueError("sfid needs spatial statistics (mu_s, sigma_s) in the reference; got none")
+  if "kid" in suite.metrics:
+    checks.at_least(
+      "the number of pictures of the reference (for kid)", len(reference.features), suite.subset
+    )
   if "class_fid" in suite.metrics:
     if labels is None or reference.labels is None:
       raise ValueError("class_fid needs labels of the samples and of the reference; got none of one of them")

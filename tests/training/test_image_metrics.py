@@ -3,6 +3,8 @@
 The run is a map in closed form whose pictures show their label, and the extractor averages over regions.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import map_case
 import numpy as np
@@ -202,6 +204,9 @@ def test_mistakes(run, fake, tmp_path):
   refused("metrics must be one of posterior, .*, posterior_fid; got 'fld'", run, ["fld"], few)
   refused("number of metrics must be at least 1; got 0", run, [], few)
   refused(r"must exceed the 2048 dimensions .*; got 40", run, ["fid"], ImageConfig(num=NUM))
+  kid = ImageConfig(num=NUM, few=True, subset=50)
+  refused(r"num \(for kid\) must be at least 50; got 40", run, ["kid"], kid)
+  refused(r"num \(for is\) must be at least 10; got 4", run, ["is"], ImageConfig(num=4, few=True))
   refused("must come without a run and its metrics; got a run", run, ["fid"], few, sample_file="a.npz")
   refused("got metrics value, which need a run", None, ["value"], few, sample_file="a.npz")
   refused("--reference must name an .npz file with --samples", None, ["fid"], few, sample_file="a.npz")
@@ -211,11 +216,20 @@ def test_mistakes(run, fake, tmp_path):
   of_file = ImageConfig(reference=str(file), num=NUM, few=True)
   refused("number of samples in .* must be at least 40; got 4", None, ["fid"], of_file, sample_file=str(file))
   four = ImageConfig(reference=str(file), num=4, few=True)
+  longer = tmp_path / "longer.npz"
+  samples.write_samples(longer, [np.zeros((6, 8, 8, 3), np.uint8)], 6)
+  kid = dataclasses.replace(four, num=6, subset=6)
+  refused(r"reference \(for kid\) must be at least 6; got 4", None, ["kid"], kid, sample_file=str(longer))
   refused("posterior_fid needs a run", None, ["posterior_fid"], four, sample_file=str(file))
   refused("class_fid needs labels of the samples", None, ["class_fid"], four, sample_file=str(file))
   known = tmp_path / "known.npz"
   reference.write_statistics(known, gaussian(np.eye(6, 4)), None, FINGERPRINT)
   of_file = ImageConfig(reference=str(known), num=4, few=True)
+  launder = dataclasses.replace(
+    of_file, write_reference=str(tmp_path / "new.npz"), reference=str(known) + "2.npz"
+  )
+  np.savez(launder.reference, mu=np.zeros(4), sigma=np.eye(4), mu_s=np.zeros(3), sigma_s=np.eye(3))
+  refused("--write_reference must be of pictures", None, ["fid"], launder, sample_file=str(file))
   refused("sfid needs spatial statistics", None, ["sfid"], of_file, sample_file=str(file))
   samples.write_samples(file, [np.zeros((4, 8, 8, 3), np.uint8)], 4, np.array([0, 0, 1, 2]))
   refused(
