@@ -18,6 +18,7 @@ from mfm_jax.training import sharding
 from mfm_jax.training.state import params_sha256
 
 BATCH = 64  # pictures in one call of the network, for each device
+ROWS = 1024  # features in one update of the statistics
 HELD = ("pool", "logits")  # features that `collect` can keep as they are
 Extract = Callable[[np.ndarray], inception.Features]
 
@@ -90,24 +91,41 @@ def collect(
   hold = hold or {}
   for name in hold:
     checks.one_of("features to hold", name, HELD)
-  pool, around, held = None, None, {name: [] for name in hold}
-  counts = dict.fromkeys(hold, 0)
+  pool, around = _Stream(), _Stream()
+  held, counts = {name: [] for name in hold}, dict.fromkeys(hold, 0)
   for found in _ahead(extract(batch) for batch in _of_size(pictures, BATCH * jax.local_device_count())):
-    pool = _added(pool, found.pool)
-    around = _added(around, found.spatial) if spatial else None
+    pool.add(found.pool)
+    if spatial:
+      around.add(found.spatial)
     for name, most in hold.items():
       part = np.asarray(getattr(found, name)[: most - counts[name]])
       held[name].append(part)
       counts[name] += len(part)
-  if pool is None:
+  if pool.total() is None:
     raise ValueError("features need at least 1 picture; got none")
   held = {name: np.concatenate(parts) for name, parts in held.items()}
-  return Collected(pool=pool, spatial=around, held=held)
+  return Collected(pool=pool.total(), spatial=around.total(), held=held)
 
 
-def _added(statistics: Statistics | None, features) -> Statistics:
-  features = np.asarray(features)
-  return (statistics or Statistics.empty(features.shape[1])).add(features)
+class _Stream:
+  """Statistics that take features ROWS at a time: an update with few costs nearly as much as with many."""
+
+  def __init__(self):
+    self._statistics: Statistics | None = None
+    self._waiting: list[np.ndarray] = []
+
+  def add(self, features) -> None:
+    self._waiting.append(np.asarray(features))
+    if sum(map(len, self._waiting)) >= ROWS:
+      self.total()
+
+  def total(self) -> Statistics | None:
+    """Of all so far, None of nothing."""
+    if self._waiting:
+      rows = np.concatenate(self._waiting)
+      self._statistics = (self._statistics or Statistics.empty(rows.shape[1])).add(rows)
+      self._waiting = []
+    return self._statistics
 
 
 def _of_size(pictures: Iterable[np.ndarray], size: int):

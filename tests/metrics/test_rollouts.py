@@ -41,6 +41,9 @@ def test_coverage_and_use_of_the_context():
   assert same["context_rollouts"] == pytest.approx(same["context"], rel=0.02)
   blind = rollouts.spread_row(two_modes(3) - contexts, rolled, again)
   assert blind["context"] < 0.05
+  # Means of two draws vary by half of the variance within; that is not the contexts'.
+  two = rollouts.spread_row(*(normal(seed, (500, 2, 3)) for seed in range(3)))
+  assert two["context"] < 0.1
 
 
 def test_coverage_is_its_definition():

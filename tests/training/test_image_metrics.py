@@ -164,6 +164,7 @@ def test_collecting_is_the_same_for_any_batches(monkeypatch):
   pictures = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), np.uint8)
   whole = collect(extract, [pictures], spatial=True, hold={"pool": 20, "logits": 50})
   monkeypatch.setattr(extraction, "BATCH", 6)
+  monkeypatch.setattr(extraction, "ROWS", 15)
   parts = collect(extract, np.split(pictures, [3, 30]), spatial=True, hold={"pool": 20, "logits": 50})
   for ours, theirs in ((whole.pool, parts.pool), (whole.spatial, parts.spatial)):
     assert ours.count == theirs.count == 50
