@@ -163,3 +163,9 @@ def of_rows(rows: int) -> NamedSharding | None:
   """`over_batch` of this process's devices for a batch that they share equally; None where they cannot."""
   mesh = local_mesh()
   return over_batch(mesh) if mesh.size > 1 and rows % mesh.size == 0 else None
+
+
+def split_rows(x: jax.Array) -> jax.Array:
+  """In a compiled program: rows split over this process's devices, where they can share them equally."""
+  rows = of_rows(len(x))
+  return x if rows is None else jax.lax.with_sharding_constraint(x, rows)

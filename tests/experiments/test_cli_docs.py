@@ -3,9 +3,13 @@
 import json
 import re
 
+import inception_case
 import numpy as np
 import pytest
 import run_case
+import safetensors.numpy
+
+from mfm_jax.metrics import samples
 
 TEXT = (run_case.ROOT / "docs" / "cli.md").read_text()
 PARTS = {"benchmark": ("speed",)}  # modules with flags of a command
@@ -22,8 +26,8 @@ def _table(command: str, header: str) -> dict[str, str]:
   return {name.replace("`", ""): rest for name, rest in cells}
 
 
-def _columns(rows: str, command: str = "evaluate") -> list[str]:
-  return re.findall(r"`(\w+)`", _table(command, "Rows")[rows])
+def _columns(rows: str, command: str = "evaluate", header: str = "Rows") -> list[str]:
+  return re.findall(r"`(\w+)`", _table(command, header)[rows])
 
 
 def test_every_command_has_a_section():
@@ -58,7 +62,8 @@ def test_the_keys_and_arrays_of_sample(labelled, commands, tmp_path):
 def test_the_keys_and_columns_of_evaluate(trained, commands):
   small = ["--metrics=posterior,value,conditioning", "--contexts=4", "--draws=16", "--times=0.3"]
   result = commands("evaluate", f"--workdir={trained[0]}", *small).json
-  assert set(result) == set(_table("evaluate", "JSON key")) - {"value"}  # of images
+  others = {"value", "samples", "extractor", "images", "posterior_fid"}  # of images
+  assert set(result) == set(_table("evaluate", "JSON key")) - others
   for name, rows in (
     ("posterior", "posterior of mixtures"),
     ("value_sharp", "value_sharp, value_quadratic"),
@@ -116,6 +121,28 @@ def test_the_keys_of_classifier(classifier):
 
 
 @pytest.mark.slow
+def test_the_keys_and_columns_of_an_evaluation_of_pictures(commands, tmp_path):
+  files = {name: str(tmp_path / f"{name}.npz") for name in ("samples", "reference", "write_reference")}
+  rng, weights = np.random.default_rng(0), tmp_path / "weights.safetensors"
+  for name in ("samples", "reference"):
+    samples.write_samples(files[name], [rng.integers(0, 256, (8, 9, 9, 3), np.uint8)], 8, np.arange(8) % 2)
+  safetensors.numpy.save_file(inception_case.state(), weights)
+  flags = [f"--{name}={file}" for name, file in files.items()] + [f"--inception={weights}"]
+  small = ["--num=8", "--few", "--subset=4", "--splits=2"]
+  metrics = "--metrics=fid,sfid,is,precision_recall,kid,class_fid"
+  result = commands("evaluate", *flags, *small, metrics).json
+  assert set(result) == {"samples", "extractor", "images"}
+  assert set(result["extractor"]) == set(_columns("extractor", header="JSON key"))
+  assert list(result["images"][0]) == _columns("images")
+  # The reference's statistics stand for it, and are refused under another convention.
+  flags = [f"--samples={files['samples']}", f"--reference={files['write_reference']}", *flags[-1:], *small]
+  again = commands("evaluate", *flags, "--metrics=fid").json
+  assert again["images"][0]["fid"] == pytest.approx(result["images"][0]["fid"], rel=1e-6)
+  other = commands("evaluate", *flags, "--metrics=fid", "--convention=pytorch_fid")
+  assert "convention 'adm' there, 'pytorch_fid' here" in other.mistake
+
+
+@pytest.mark.slow
 def test_the_keys_of_the_demo_and_of_an_evaluation_of_images(commands, tmp_path):
   config = f"--config={run_case.ROOT / 'experiments/configs/digits.py'}:smoke"
   done = commands("demo", config, f"--workdir={tmp_path}")
@@ -134,5 +161,5 @@ def test_the_keys_of_the_demo_and_of_an_evaluation_of_images(commands, tmp_path)
     assert title in page
   small = ["--metrics=posterior,value", "--contexts=3", "--draws=4", "--times=0.5"]
   result = commands("evaluate", f"--workdir={tmp_path}", *small).json
-  assert list(result["posterior"][0]) == _columns("posterior of images")
+  assert list(result["posterior"][0]) == _columns("posterior of other data") + _columns("posterior of images")
   assert list(result["value"][0]) == _columns("value")
