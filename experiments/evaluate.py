@@ -15,7 +15,7 @@ from experiments import cli
 from mfm_jax.metrics.reference import CROPS
 from mfm_jax.metrics.samples import ROUNDINGS
 from mfm_jax.models.inception import CONVENTIONS
-from mfm_jax.training import evaluation
+from mfm_jax.training import decoding, evaluation
 from mfm_jax.training.evaluation import ImageConfig
 from mfm_jax.training.run import load_run
 from mfm_jax.viz.tables import text_table
@@ -29,6 +29,7 @@ _TIMES = flags.DEFINE_list("times", [], "Values of t; default those of the paper
 _EMA = flags.DEFINE_string("ema", "", "Decay of the average, raw for none; default the longest.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.")
 _GUIDANCE = flags.DEFINE_float("guidance", None, "FID suite: guidance scale of the samples, a trained one.")
+_VAE = flags.DEFINE_string("vae", "", "Of a run on latents: folder or .safetensors file of the autoencoder.")
 _SAMPLES = flags.DEFINE_string("samples", "", "FID suite: .npz of pictures (arr_0) in place of a run.")
 # The fields of ImageConfig, by name.
 flags.DEFINE_string("inception", "", "FID suite: weights of the Inception network, .pth or .safetensors.")
@@ -55,6 +56,7 @@ def main():
     ImageConfig(**{name: flags.FLAGS[name].value for name in fields}),
     sample_file=_SAMPLES.value,
     guidance=_GUIDANCE.value,
+    decode=decoding.decoder(decoding.read_vae(_VAE.value), run.info) if run and _VAE.value else None,
     seed=_SEED.value,
     contexts=_CONTEXTS.value,
     draws=_DRAWS.value,

@@ -18,6 +18,7 @@ from mfm_jax.types import Decode
 
 METRICS = (*fidelity.METRICS, *image_metrics.METRICS)
 DATA = "data"  # the reference that is the run's own data
+_CROPPED = ("tfds/imagenet2012", "images", "latents")  # data of ADM's centre crop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def evaluate(
     if decode is None:
       raise ValueError(
         f"metrics {', '.join(of_images)} need pictures; got data of shape {run.info.shape}: latents are "
-        "measured through the decoder of their autoencoder"
+        "measured through the decoder of their autoencoder (--vae)"
       )
     run.cond(np.zeros(1, np.int32) if run.info.num_classes else None, guidance, 1)  # before a long reference
   suite = _suite(run, of_images, images, seed)
@@ -116,7 +117,7 @@ def evaluate(
 
 
 def _suite(run: Run | None, metrics: tuple[str, ...], images: ImageConfig, seed: int) -> Suite:
-  cropped = run is not None and run.config.data.name == "tfds/imagenet2012"
+  cropped = run is not None and run.config.data.name in _CROPPED
   crop = images.crop or ("center" if cropped else "none")
   extract, fingerprint = extractor(images.inception, images.convention, rounding=images.rounding, crop=crop)
   return Suite(
