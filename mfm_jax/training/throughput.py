@@ -27,15 +27,17 @@ from mfm_jax.training.steer_config import RewardConfig, SteerConfig
 from mfm_jax.training.steered import Method
 from mfm_jax.types import PyTree
 
-# Dense bf16 peak of one device in TFLOP/s, by a part of its name (the vendors' data sheets).
+# Dense bf16 peak of one device in TFLOP/s, by a part of its name (the vendors' data sheets). The first that is
+# found counts: v5e, "TPU v5 lite", comes before v5p, "TPU v5".
 PEAKS = {
   "H200": 989.0,
   "H100": 989.0,
   "A100": 312.0,
   "TPU v4": 275.0,
-  "TPU v5p": 459.0,
   "TPU v5 lite": 197.0,
-  "TPU v6 lite": 918.0,
+  "TPU v5e": 197.0,
+  "TPU v5": 459.0,
+  "TPU v6": 918.0,
 }
 WARM_UP = 3  # calls before those that are timed
 
@@ -104,7 +106,7 @@ def _training(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
   sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
   train_step, shapes = dry_run.abstract_step(config, info, mesh)
   plain_step, plain_shapes = dry_run.abstract_step(_without_remat(config), info)
-  batches = loop.batches_of(_source(config, info), config, config.seed)
+  batches = loop.batches_of(_source(config, info), config, config.seed, mesh)
   batch = sharding.put_batch(next(batches), mesh)
   start = time.monotonic()
   compiled = step.compile_step(train_step, *shapes[:2], batch, mesh, config.mesh)

@@ -154,7 +154,7 @@ def test_epoch_order_is_a_fixed_function():
 
 
 def test_batch_source_can_be_sent_to_a_worker():
-  source = BatchSource(source=numbered(9), batch_size=4, seed=1, epochs=None, host_index=0, host_count=1)
+  source = BatchSource(source=numbered(9), batch_size=4, seed=1, epochs=None, rows=np.arange(4))
   copy = pickle.loads(pickle.dumps(source))
   np.testing.assert_array_equal(copy[11]["label"], source[11]["label"])
 
