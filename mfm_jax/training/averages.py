@@ -60,12 +60,11 @@ def update(average: PyTree, params: PyTree, name: str, step: Array) -> PyTree:
   at the start; a power one has forgotten it after the first step.
   """
   length = power_length(name)
-  if length is None:
+  if length is not None:
+    decay = (step / (1.0 + step)) ** (exponent(length) + 1.0)
+  else:
     decay = jnp.minimum(float(name), (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)
-  # 1 - (1 - 1/t)^(gamma + 1) by logarithms: after a million steps float32 has no digits left of 1 - 1/t.
-  share = -jnp.expm1((exponent(length) + 1.0) * jnp.log1p(-1.0 / (1.0 + step)))
-  return jax.tree.map(lambda a, p: jnp.where(step > 0, a + share * (p - a), p), average, params)
+  return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, average, params)
 
 
 def combination(

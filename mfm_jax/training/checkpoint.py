@@ -92,6 +92,8 @@ class Checkpoints:
     except SaveError:
       raise
     except OSError as error:
+      with contextlib.suppress(SaveError):
+        self.wait()  # for the one that is on its way
       raise SaveError(f"{error}; last good checkpoint: {self.last_good}") from error
 
   @property

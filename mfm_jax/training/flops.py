@@ -42,7 +42,8 @@ def _equation(equation: core.JaxprEqn) -> int:
     return max(_of(branch.jaxpr) for branch in params["branches"])
   inner = sum(_of(jaxpr) for value in params.values() for jaxpr in _jaxprs(value))
   if name == "shard_map":  # its program is that of one device
-    return inner * math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+    axes = params.get("newly_manual_axes", params.get("manual_axes"))  # the name depends on JAX's version
+    return inner * math.prod(params["mesh"].shape[axis] for axis in axes)
   return inner * params["length"] if name == "scan" else inner
 
 

@@ -27,8 +27,8 @@ from mfm_jax.training.steer_config import RewardConfig, SteerConfig
 from mfm_jax.training.steered import Method
 from mfm_jax.types import PyTree
 
-# Dense bf16 peak of one device in TFLOP/s, by a part of its name (the vendors' data sheets). The first that is
-# found counts: v5e, "TPU v5 lite", comes before v5p, "TPU v5".
+# Dense bf16 peak of one device in TFLOP/s, by a part of its name (from data sheets). The first counts:
+# v5e, "TPU v5 lite", comes before v5p, "TPU v5".
 PEAKS = {
   "H200": 989.0,
   "H100": 989.0,
@@ -84,9 +84,7 @@ def throughput(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
     and live_ratio, the step on live batches to the step on one batch; of steering nfe, of one sample, and
     per_nfe, seconds of one pass over those of a forward pass, a backward one counting as two.
   """
-  peak = what.peak or next(
-    (value for name, value in PEAKS.items() if name in jax.devices()[0].device_kind), 0.0
-  )
+  peak = what.peak or peak_of(jax.devices()[0].device_kind)
   rows = []
   for form in what.consistency or (config.loss.consistency,):
     own = dataclasses.replace(config, loss=dataclasses.replace(config.loss, consistency=form))
@@ -99,6 +97,11 @@ def throughput(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
     "peak_tflops": peak,
     "rows": rows,
   }
+
+
+def peak_of(kind: str) -> float:
+  """The peak in TFLOP/s of a kind of device; 0 for one that is not in `PEAKS`."""
+  return next((value for name, value in PEAKS.items() if name in kind), 0.0)
 
 
 def _training(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:

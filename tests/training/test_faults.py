@@ -38,7 +38,7 @@ def test_a_full_disk_stops_the_run_at_the_save_that_failed(finished, tmp_path):
     check=False,
   )
   assert done.returncode == 1
-  said = r"^OSError: step 20 could not be saved: .*; last good checkpoint: step 10 in "
+  said = r"SaveError: step 20 could not be saved: .*; last good checkpoint: step 10 in "
   assert re.search(said, done.stderr, flags=re.MULTILINE), done.stderr
   summary = loop.train(run_case.smoke(), tmp_path / "run")
   assert summary["params_sha256"] == json.loads((finished / "summary.json").read_text())["params_sha256"]

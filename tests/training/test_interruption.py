@@ -10,7 +10,8 @@ import pytest
 import run_case
 from test_sharding import start_two
 
-from mfm_jax.training import loop
+from mfm_jax.training import loop, sharding
+from mfm_jax.training.interruption import Interruption
 
 LONG = {"steps": 400, "log_every": 10, "checkpoint_every": 1000}
 FLAGS = [*run_case.FLAGS, *[f"--config.{key}={value}" for key, value in LONG.items()]]
@@ -76,3 +77,35 @@ def test_a_notice_to_one_of_two_processes_ends_both_at_one_step(tmp_path):
   assert re.search(pattern, said)[1] == re.search(pattern, other)[1]
   summary = _go_on(tmp_path / "run")  # by one process
   assert summary["steps"] == 400
+
+
+def test_sigterm_again_does_not_cut_the_save_short_and_ctrl_c_does():
+  with Interruption() as interruption:
+    assert not interruption.reached(1)
+    for _ in range(2):
+      signal.raise_signal(signal.SIGTERM)
+    assert interruption.reached(2)
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stop:
+      interruption.leave("saved")
+  assert stop.value.code == 143
+
+
+def test_what_is_learnt_is_saved_before_an_evaluation_that_may_take_long(tmp_path, monkeypatch):
+  put_batch, calls, evaluated = sharding.put_batch, [], []
+
+  def signalled(batch, mesh):
+    calls.append(1)
+    if len(calls) == 5:
+      signal.raise_signal(signal.SIGTERM)
+    return put_batch(batch, mesh)
+
+  def evaluate(self, state):
+    evaluated.append((tmp_path / "checkpoints" / str(int(state.step))).exists())
+
+  monkeypatch.setattr(sharding, "put_batch", signalled)
+  monkeypatch.setattr(loop._Evaluation, "__call__", evaluate)
+  with pytest.raises(SystemExit):
+    loop.train(run_case.smoke({"eval_every": 1, "eval_batches": 0}), tmp_path)
+  assert evaluated == [False, False, False, True]

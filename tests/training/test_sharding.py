@@ -25,6 +25,18 @@ import numpy as np
 import jax
 from mfm_jax.training import distributed
 distributed.join()
+if jax.process_count() > 1:
+  # As on a TPU pod, where a mesh along the wires has the devices of a host apart.
+  make_mesh, count = jax.make_mesh, jax.process_count()
+  def apart(sizes, axes, *, devices, **kwargs):
+    every = jax.local_device_count() if len(devices) > jax.local_device_count() else 1
+    return make_mesh(sizes, axes, devices=[d for i in range(every) for d in devices[i::every]], **kwargs)
+  jax.make_mesh = apart
+  # What fails in the primary fails in all; nobody waits for ever.
+  try:
+    distributed.on_primary(lambda: 1 / 0)
+  except (ZeroDivisionError, OSError) as error:
+    print(f"failed: {error}", flush=True)
 import run_case
 from mfm_jax.training import generate, loop, run
 
@@ -109,6 +121,8 @@ def test_two_processes_train_the_same_network(fsdp, one_device, tmp_path):
   assert [process.returncode for process in processes] == [0, 0], said
   assert "step 20/20" in said[0], "the primary says how it goes"
   assert "step 20/20" not in said[1], "and nobody else"
+  assert "failed: division by zero" in said[0]
+  assert "failed: process 0 must do its part; got an error there" in said[1]
   _assert_same(tmp_path / "run", one_device)
 
 
@@ -223,6 +237,11 @@ def test_the_first_pattern_that_matches_decides():
     ((("(", "whole"),), "mesh.rules must begin with a regular expression; got '('"),
     ((("kernel",),), "mesh.rules must say how after the pattern; got 'kernel' alone"),
     (
+      (("", "largest", ""),),
+      "largest or whole alone, or each axis of the mesh once; got ['largest', ''] after ''",
+    ),
+    ((("", "fsdp", "fsdp"),), "each axis of the mesh once; got ['fsdp', 'fsdp'] after ''"),
+    (
       (("kernel", "model"),),
       "mesh.rules after the pattern must be one of data, fsdp, , largest, whole; got 'model'",
     ),
@@ -238,6 +257,10 @@ def test_the_mesh_must_fit_the_devices():
     sharding.make_mesh(MeshConfig(fsdp=3))
   with pytest.raises(ValueError, match="got 6 in 4 parts on 1"):
     sharding.check_batch_size(6, sharding.local_mesh(), 4)
+
+
+def test_a_process_alone_has_all_rows():
+  np.testing.assert_array_equal(sharding.rows_of_process(6, sharding.local_mesh()), np.arange(6))
 
 
 def test_rules_survive_the_way_through_json():
