@@ -6,6 +6,7 @@ import pkgutil
 
 import jax
 import pytest
+import run_case
 
 from experiments import configs
 from mfm_jax.training import loop
@@ -18,10 +19,12 @@ NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if not m.n
 
 
 def config_of(name):
-  """The smoke form of a shipped configuration: everything that a run does once an interval of 5 steps."""
+  """A shipped configuration, its smoke form: everything that a run does once an interval of 5 steps."""
   get_config = importlib.import_module(f"experiments.configs.{name}").get_config
   config = from_dict(RunConfig, get_config("smoke").to_dict())
   every = {"log_every": 5, "eval_every": 5, "checkpoint_every": 5, "eval_batches": 1, "steps": 20}
+  if name == "gmm":
+    return run_case.smoke(every)  # which shares its programs
   depth = 2 if config.model.name == "dit" else 1  # a block of the encoder and one of the decoder
   model = dataclasses.replace(config.model, depth=depth, multipliers=config.model.multipliers[:2])
   return dataclasses.replace(config, model=model, **every)

@@ -12,43 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import run_case
+import sharding_case
 from jax.sharding import PartitionSpec as P
 
 from mfm_jax.training import sharding
 from mfm_jax.training.config import RunConfig, from_dict, to_dict
 from mfm_jax.training.sharding import MeshConfig
 
-# 8 devices, or 2 processes of 2; the rules split every array that can be split.
-PROGRAM = """
-import json, sys
-import numpy as np
-import jax
-from mfm_jax.training import distributed
-distributed.join()
-if jax.process_count() > 1:
-  # As on a TPU pod, where a mesh along the wires has the devices of a host apart.
-  make_mesh, count = jax.make_mesh, jax.process_count()
-  def apart(sizes, axes, *, devices, **kwargs):
-    every = jax.local_device_count() if len(devices) > jax.local_device_count() else 1
-    return make_mesh(sizes, axes, devices=[d for i in range(every) for d in devices[i::every]], **kwargs)
-  jax.make_mesh = apart
-  # What fails in the primary fails in all; nobody waits for ever.
-  try:
-    distributed.on_primary(lambda: 1 / 0)
-  except (ZeroDivisionError, OSError) as error:
-    print(f"failed: {error}", flush=True)
-import run_case
-from mfm_jax.training import generate, loop, run
-
-for name, changes in json.loads(sys.argv[2]).items():
-  config = run_case.smoke(changes)
-  loop.train(config, f"{sys.argv[1]}/{name}")
-  trained = run.load_run(f"{sys.argv[1]}/{name}", ema="raw")
-  images = generate.marginal_samples(trained, jax.random.key(0), num=2500, steps=2)
-  if distributed.is_primary():
-    leaves = {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(trained.params))}
-    np.savez(f"{sys.argv[1]}/{name}.npz", images=images, **leaves)
-"""
+# The rules split every array that can be split.
 SPLIT = {"mesh.min_size": 0, "batch_size": 32, "log_every": 1}
 MESHES = {"data8": {}, "fsdp8": {"mesh.fsdp": 8}, "both": {"mesh.fsdp": 2}, "parts": {"accumulate": 2}}
 
@@ -60,7 +31,7 @@ def _environment(devices, **changes):
 
 def _program(folder, cases):
   cases = {name: {**SPLIT, **changes} for name, changes in cases.items()}
-  return [sys.executable, "-c", PROGRAM, str(folder), json.dumps(cases)]
+  return [sys.executable, sharding_case.__file__, str(folder), json.dumps(cases)]
 
 
 def _run(*args, **kwargs):
@@ -71,7 +42,7 @@ def _run(*args, **kwargs):
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
   folder = tmp_path_factory.mktemp("one")
-  _run(_program(folder, {"run": {}}), env=_environment(1))
+  sharding_case.train(folder, {"run": SPLIT})
   return folder / "run"
 
 
@@ -121,6 +92,7 @@ def test_two_processes_train_the_same_network(fsdp, one_device, tmp_path):
   assert [process.returncode for process in processes] == [0, 0], said
   assert "step 20/20" in said[0], "the primary says how it goes"
   assert "step 20/20" not in said[1], "and nobody else"
+  # What fails in the primary fails in all: nobody waits for ever.
   assert "failed: division by zero" in said[0]
   assert "failed: process 0 must do its part; got an error there" in said[1]
   _assert_same(tmp_path / "run", one_device)
