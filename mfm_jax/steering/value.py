@@ -371,7 +371,8 @@ def _over_groups(consume, carry, key, t, x_t, recorded, sampling: Sampling, grou
   if by_scheme and groups == sampling.jackknife:
 
     def group_of(_, key):
-      return None, _over_blocks(consume, carry, key, x_t, sampling)
+      how = {"draws": sampling.draws // groups, "scheme": sampling.scheme, "chunk": sampling.chunk}
+      return None, posterior.over_blocks(consume, carry, key, x_t, **how)
 
     return jax.lax.scan(group_of, None, jax.random.split(key, groups))[1]
   if by_scheme:  # groups that share blocks of draws
@@ -382,25 +383,6 @@ def _over_groups(consume, carry, key, t, x_t, recorded, sampling: Sampling, grou
     return None, posterior.over_chunks(consume, carry, source, x_t, chunk=sampling.chunk)[0]
 
   return jax.lax.scan(group, None, source.reshape(groups, -1, *source.shape[1:]))[1]
-
-
-def _over_blocks(consume, carry, key, x_t, sampling: Sampling):
-  """The last carry of one group's draws, whose noise is held for as many blocks as make a chunk."""
-  draws, scheme = sampling.draws // sampling.jackknife, sampling.scheme
-  block = noise.block(scheme, draws, x_t[0].size)
-  held = max((sampling.chunk or draws) // block, 1)
-  keys = jax.random.split(key, -(-draws // block))
-
-  def some(carry, keys, count):
-    e = jax.vmap(lambda key: noise.one_block(key, x_t, draws=block, scheme=scheme))(keys)
-    source = jnp.moveaxis(e, 2, 1).reshape(-1, *x_t.shape)[:count]
-    return posterior.over_chunks(consume, carry, source, x_t, chunk=sampling.chunk)[0]
-
-  rounds, rest = divmod(draws, held * block)
-  if rounds:
-    scanned = keys[: rounds * held].reshape(rounds, held)
-    carry, _ = jax.lax.scan(lambda carry, keys: (some(carry, keys, held * block), None), carry, scanned)
-  return some(carry, keys[rounds * held :], rest) if rest else carry
 
 
 def _finish(groups: sums.Sums, sampling: Sampling) -> Estimate:

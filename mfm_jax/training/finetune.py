@@ -83,7 +83,7 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     given=base.params,
     loss=make_loss(base, tuned, config.loss, draws, reward, what.decode),
     frozen=base.params,
-    batches=loop.batches_of(dataset.train, config, config.seed),
+    batches=loop.batches_of(dataset.train, config, config.seed, mesh),
     evaluation=evaluation,
     sources={"base": base.sha256, "reward": config.steering.classifiers},
     limits={"invalid": INVALID_LIMIT},

@@ -59,6 +59,9 @@ def test_a_trained_flow_teaches_and_is_known_again(flow, tmp_path, monkeypatch):
   teacher = tmp_path / "teacher"
   shutil.copytree(flow, teacher)
   config = run_case.smoke({**DISTILL, "teacher": str(teacher)})
+  info = folder.DataInfo(shape=(2,), num_classes=0, data_std=1.0, image=False)
+  of_host = jax.tree.leaves(run.teacher(config, info).params)
+  assert all(isinstance(leaf, np.ndarray) for leaf in of_host), "no copy on a device beside the one in parts"
   compile_step = step.compile_step
 
   def stopping(*args):
