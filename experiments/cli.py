@@ -12,6 +12,7 @@ from absl import app, flags, logging
 
 from experiments import config_flag
 from mfm_jax.training import distributed
+from mfm_jax.training.terminal import coloured
 
 define_config, config, expect = config_flag.define, config_flag.read, config_flag.expect
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -38,6 +39,7 @@ def run(
   status 2; --debug shows the traceback.
   """
   use_compilation_cache()
+  _show_in_help()
 
   def guarded(argv):
     if not any(arg.startswith(("--verbosity", "-v")) for arg in sys.argv):
@@ -56,8 +58,16 @@ def run(
   except (ValueError, OSError, flags.Error) as error:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
       raise
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    mark = coloured("error:", "red", sys.stderr)
+    print(f"{mark} {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def _show_in_help() -> None:
+  """Makes --help list the flags that a command takes from other modules of this package, too."""
+  for module, defined in flags.FLAGS.flags_by_module_dict().items():
+    for flag in defined if module.startswith("experiments.") else []:
+      flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def use_compilation_cache() -> None:

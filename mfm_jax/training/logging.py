@@ -10,6 +10,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from mfm_jax.training import distributed
+from mfm_jax.training.terminal import coloured
 
 
 class MetricWriter:
@@ -70,15 +71,21 @@ class MetricWriter:
     bar = ""
     if sys.stdout.isatty():
       done = 20 * step // self._total
-      bar = "[" + "#" * done + "." * (20 - done) + "] "
-    clock = f"{int(left) // 60}:{int(left) % 60:02d}"
-    print(f"{bar}step {step}/{self._total}  {terms}  {rate:.1f} steps/s  {clock} left", flush=True)
+      bar = "[" + coloured("#" * done, "green", sys.stdout) + "." * (20 - done) + "] "
+    print(f"{bar}step {step}/{self._total}  {terms}  {rate:.1f} steps/s  {clock(left)} left", flush=True)
 
   def close(self) -> None:
     """Flushes both files."""
     if self._active:
       self._file.close()
       self._board.close()
+
+
+def clock(seconds: float) -> str:
+  """Minutes and seconds, 1:05, from an hour on with the hours before them, 1:00:05."""
+  minutes, rest = divmod(int(seconds), 60)
+  hours, left = divmod(minutes, 60)
+  return f"{hours}:{left:02d}:{rest:02d}" if hours else f"{left}:{rest:02d}"
 
 
 def truncate(path: pathlib.Path, last_step: int) -> list[dict]:
