@@ -20,7 +20,7 @@ COMMANDS = sorted({path.stem for path in (run_case.ROOT / "experiments").glob("*
 
 
 def _table(command: str, header: str) -> dict[str, str]:
-  """First cell (without backticks) -> the rest of the row, of the table that `header` begins; none, no rows."""
+  """First cell (without backticks) -> the rest of the row, of the table that `header` begins, if any."""
   sections = re.split(r"^## (\w+)$", TEXT, flags=re.MULTILINE)
   section = dict(zip(sections[1::2], sections[2::2], strict=True))[command]
   rows = re.search(rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)", section, flags=re.MULTILINE)
