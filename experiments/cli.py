@@ -13,6 +13,7 @@ from absl import app, flags, logging
 
 from experiments import config_flag
 from mfm_jax.training import distributed, run_report
+from mfm_jax.training.terminal import coloured
 
 define_config, config, expect = config_flag.define, config_flag.read, config_flag.expect
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -57,7 +58,8 @@ def run(
   except (ValueError, OSError, flags.Error) as error:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
       raise
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    mark = coloured("error:", "red", sys.stderr)
+    print(f"{mark} {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 

@@ -18,7 +18,7 @@ from mfm_jax.training.classifier import ClassifierConfig
 from mfm_jax.training.config import from_dict
 from mfm_jax.training.steer_config import SteerConfig
 
-_CONFIG = cli.define_config("experiments/configs/digits.py")
+_CONFIG = cli.define_config("digits")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Run folder.")
 
 

@@ -3,7 +3,7 @@
 python -m experiments.train --config=experiments/configs/gmm.py --workdir=runs/gmm
 python -m experiments.train --config=experiments/configs/imagenet_xl2_distill.py --dry_run
 
-The second compiles the train step from shapes alone and prints parameters and memory.
+The second compiles the train step from shapes alone and prints parameters, FLOPs and memory.
 """
 
 from absl import flags

@@ -11,6 +11,7 @@ from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
 from mfm_jax.training import distributed
+from mfm_jax.training.terminal import coloured
 
 FLUSH_SECONDS = 60  # between those of TensorBoard's file, which wait for the disk
 
@@ -73,9 +74,8 @@ class MetricWriter:
     bar = ""
     if sys.stdout.isatty():
       done = 20 * step // self._total
-      bar = "[" + "#" * done + "." * (20 - done) + "] "
-    clock = f"{int(left) // 60}:{int(left) % 60:02d}"
-    print(f"{bar}step {step}/{self._total}  {terms}  {rate:.1f} steps/s  {clock} left", flush=True)
+      bar = "[" + coloured("#" * done, "green", sys.stdout) + "." * (20 - done) + "] "
+    print(f"{bar}step {step}/{self._total}  {terms}  {rate:.1f} steps/s  {clock(left)} left", flush=True)
 
   def close(self) -> None:
     """Flushes both files."""
@@ -108,6 +108,13 @@ class _Board:
   def _write(self, event: event_pb2.Event) -> None:
     event.wall_time = time.time()
     self._events.write_event(event)
+
+
+def clock(seconds: float) -> str:
+  """Minutes and seconds, 1:05, from an hour on with the hours before them, 1:00:05."""
+  minutes, rest = divmod(int(seconds), 60)
+  hours, left = divmod(minutes, 60)
+  return f"{hours}:{left:02d}:{rest:02d}" if hours else f"{left}:{rest:02d}"
 
 
 def truncate(path: pathlib.Path, last_step: int) -> list[dict]:

@@ -108,7 +108,6 @@ def _training(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
   mesh, info = sharding.make_mesh(config.mesh), dry_run.info_of(config)
   sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
   train_step, shapes = dry_run.abstract_step(config, info, mesh)
-  plain_step, plain_shapes = dry_run.abstract_step(_without_remat(config), info)
   batches = loop.batches_of(_source(config, info), config, config.seed, mesh)
   batch = sharding.put_batch(next(batches), mesh)
   start = time.monotonic()
@@ -141,7 +140,7 @@ def _training(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
     "rows": config.batch_size,
     "seconds_compile": compile_seconds,
     "times": pairs[0],
-    "flops": flops.count(plain_step, *plain_shapes),
+    "flops": dry_run.step_flops(config, info),
     "memory": compiled.memory_analysis(),
     "input_images": config.batch_size / jax.process_count() / input_seconds,
     "live_ratio": float(np.median(pairs[1]) / np.median(pairs[0])),
@@ -249,11 +248,6 @@ def _times(calls: Sequence[Callable[[], None]], repeats: int) -> list[list[float
       call()
       times.append(time.monotonic() - start)
   return out
-
-
-def _without_remat(config: RunConfig) -> RunConfig:
-  model = dataclasses.replace(config.model, dit=dataclasses.replace(config.model.dit, remat="none"))
-  return dataclasses.replace(config, model=model, accumulate=1)
 
 
 def _filled(tree: PyTree) -> PyTree:

@@ -13,16 +13,22 @@ from mfm_jax.metrics import samples
 
 TEXT = (run_case.ROOT / "docs" / "cli.md").read_text()
 PARTS = {"benchmark": ("speed",)}  # modules with flags of a command
-OTHERS = {"__init__", "cli", "config_flag", *[name for names in PARTS.values() for name in names]}
+OTHERS = {
+  "__init__",
+  "cli",
+  "config_flag",
+  "config_names",
+  *[name for names in PARTS.values() for name in names],
+}
 COMMANDS = sorted({path.stem for path in (run_case.ROOT / "experiments").glob("*.py")} - OTHERS)
 
 
 def _table(command: str, header: str) -> dict[str, str]:
-  """First cell (without backticks) -> the rest of the row, of the table that `header` begins."""
+  """First cell (without backticks) -> the rest of the row, of the table that `header` begins, if any."""
   sections = re.split(r"^## (\w+)$", TEXT, flags=re.MULTILINE)
   section = dict(zip(sections[1::2], sections[2::2], strict=True))[command]
-  rows = re.search(rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)", section, flags=re.MULTILINE)[1]
-  cells = [row.strip("| ").split(" | ", 1) for row in rows.splitlines()]
+  rows = re.search(rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)", section, flags=re.MULTILINE)
+  cells = [row.strip("| ").split(" | ", 1) for row in rows[1].splitlines()] if rows else []
   return {name.replace("`", ""): rest for name, rest in cells}
 
 
