@@ -9,13 +9,14 @@ import safetensors.numpy
 _TORCH = (".pt", ".pth", ".ckpt")
 
 
-def read_state(path: str | pathlib.Path, *, entry: str = "") -> dict[str, np.ndarray]:
+def read_state(path: str | pathlib.Path, *, entry: str = "", name: str = "--from") -> dict[str, np.ndarray]:
   """The tensors of a file as float32 arrays by name.
 
   Args:
     path: .safetensors, or .pt, .pth, .ckpt (which needs the extra `torch`).
     entry: of a .pt that holds several state dicts, such as "ema" or "model"; "" where it holds one, or has
-      "ema" among them.
+      "ema" or "state_dict" among them.
+    name: what errors call the path.
 
   Raises:
     ValueError: no such file, another kind of file, one that is damaged or holds other things than tensors, no
@@ -23,15 +24,15 @@ def read_state(path: str | pathlib.Path, *, entry: str = "") -> dict[str, np.nda
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise ValueError(f"--from must name a file of weights; got {path}: no such file")
+    raise ValueError(f"{name} must name a file of weights; got {path}: no such file")
   if path.suffix == ".safetensors":
     state = _read_safetensors(path)
   elif path.suffix in _TORCH:
     state = _read_torch(path)
   else:
-    raise ValueError(f"--from must end in .safetensors, {', '.join(_TORCH)}; got {path}")
+    raise ValueError(f"{name} must end in .safetensors, {', '.join(_TORCH)}; got {path}")
   state = _entry(state, entry, path)
-  return {name: np.asarray(value, np.float32) for name, value in state.items()}
+  return {tensor: np.asarray(value, np.float32) for tensor, value in state.items()}
 
 
 def write_state(path: str | pathlib.Path, state: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -94,7 +95,8 @@ def _entry(state, entry, path):
     if not state:
       raise ValueError(f"{path} must hold tensors by name; got none")
     return state
-  choice = entry or ("ema" if "ema" in groups else next(iter(groups)) if len(groups) == 1 else "")
+  default = [name for name in ("ema", "state_dict", *groups) if name in groups]
+  choice = entry or (default[0] if len(groups) == 1 or default[0] in ("ema", "state_dict") else "")
   if choice not in groups:
     raise ValueError(f"--entry must be one of {', '.join(groups)} of {path}; got {entry!r}")
   if any(isinstance(value, dict) for value in groups[choice].values()):

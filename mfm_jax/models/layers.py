@@ -79,15 +79,20 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
   return x * (1.0 + scale) + shift
 
 
-def attention(q: Array, k: Array, v: Array) -> Array:
+def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
   """softmax(q k / sqrt(d)) v over tokens: (B, L, heads, d), (B, M, heads, d) twice -> (B, L, heads, d).
+
+  A mask, of the rank and broadcast like (B, heads, L, M), is True where a token of L sees one of M.
 
   Written out for XLA: the fused kernels refuse the forward-mode derivatives of the objectives, and jax.nn's
   own rounds float64 to float32. The softmax is in float32 at least.
   """
   dtype = jnp.promote_types(q.dtype, jnp.float32)
   logits = jnp.einsum("blhd,bmhd->bhlm", q, k, preferred_element_type=dtype)
-  weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5).astype(v.dtype)
+  logits = logits * q.shape[-1] ** -0.5
+  if mask is not None:
+    logits = jnp.where(mask, logits, jnp.finfo(dtype).min)
+  weights = jax.nn.softmax(logits).astype(v.dtype)
   return jnp.einsum("bhlm,bmhd->blhd", weights, v)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
 from mfm_jax import checks
@@ -40,6 +41,35 @@ def minimum(rewards: Sequence[Reward]) -> Reward:
 
   reward.differentiable = all(map(is_differentiable, rewards))
   return reward
+
+
+def constrained(reward: Reward, constraint: Reward, *, bound: float, strength: float, width: float) -> Reward:
+  """r(x) subject to c(x) >= bound, by a smooth penalty: r - strength width log(1 + exp((bound - c) / width)).
+
+  Well within the bound the penalty is 0, beyond it strength (bound - c), and its gradient is everywhere
+  -strength sigmoid((bound - c) / width) grad c. At the bound it is strength width log 2.
+
+  Args:
+    reward, constraint: r and c.
+    bound: of c.
+    strength: r's units a unit of c, positive; the constraint holds where r gains less than that.
+    width: of the transition in units of c, positive.
+
+  Raises:
+    ValueError: a bound that is not finite, strength or width that are not positive and finite.
+  """
+  if not abs(bound) < float("inf"):
+    raise ValueError(f"bound must be finite; got {bound}")
+  for name, value in (("strength", strength), ("width", width)):
+    if not 0 < value < float("inf"):
+      raise ValueError(f"{name} must be a positive number; got {value}")
+
+  def constrained_reward(x: Array, cond: Cond = None) -> Array:
+    missing = (bound - constraint(x, cond)) / width
+    return reward(x, cond) - strength * width * jax.nn.softplus(missing)
+
+  constrained_reward.differentiable = is_differentiable(reward) and is_differentiable(constraint)
+  return constrained_reward
 
 
 def is_differentiable(reward: Reward) -> bool:
