@@ -17,11 +17,12 @@ RUN    := $(VENV)/bin/python -m
 PYTEST := $(RUN) pytest -q -n $(JOBS) --dist loadfile --durations=10 $(PYTEST_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint
+.PHONY: help setup demo notebooks test test-all lint
 
 help:
 	@echo 'make setup     make .venv; install the pinned requirements and this project into it'
 	@echo 'make demo      train a Meta Flow Map on scanned digits; write runs/demo/report.html'
+	@echo 'make notebooks write notebooks/*.ipynb, for Jupyter and Colab'
 	@echo 'make test      run the fast tests'
 	@echo 'make test-all  run all tests, those marked slow too'
 	@echo 'make lint      check style and format with ruff'
@@ -31,6 +32,9 @@ setup: $(READY)
 
 demo: $(READY)
 	$(RUN) experiments.demo --workdir=runs/demo
+
+notebooks: $(READY)
+	$(VENV)/bin/python notebooks/convert.py
 
 test: $(READY)
 	$(PYTEST) -m 'not slow' $(TESTS)

@@ -9,16 +9,15 @@ The last times the train step of any configuration, with --methods steering by i
 """
 
 import itertools
-import pathlib
 
 from absl import flags
 
 from experiments import cli, speed
+from experiments.config_names import CONFIGS
 from mfm_jax.training import benchmark
 from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.config import RunConfig
 
-CONFIGS = pathlib.Path(__file__).parent / "configs"
 SUITES = sorted(path.stem.removeprefix("benchmark_") for path in CONFIGS.glob("benchmark_*.py"))
 THROUGHPUT = "throughput"  # has a configuration of a training
 
@@ -61,7 +60,7 @@ def with_config(argv: list[str]) -> list[str]:
         raise ValueError(f"--suite must be one of {', '.join([*SUITES, THROUGHPUT])}; got {suite!r}")
       if any(other.lstrip("-").partition("=")[0] == "config" for other in argv):
         raise ValueError("--suite and --config exclude each other; got both")
-      return [argv[0], f"--config={CONFIGS / f'benchmark_{suite}.py'}{colon}{mode}", *argv[1:]]
+      return [argv[0], f"--config=benchmark_{suite}{colon}{mode}", *argv[1:]]
   return argv
 
 

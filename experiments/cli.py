@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,8 @@ import jax
 from absl import app, flags, logging
 
 from experiments import config_flag
-from mfm_jax.training import distributed
+from mfm_jax.training import distributed, run_report
+from mfm_jax.training.terminal import coloured
 
 define_config, config, expect = config_flag.define, config_flag.read, config_flag.expect
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
@@ -56,8 +58,16 @@ def run(
   except (ValueError, OSError, flags.Error) as error:
     if flags.FLAGS.is_parsed() and _DEBUG.value:
       raise
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    mark = coloured("error:", "red", sys.stderr)
+    print(f"{mark} {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def report(workdir: str | os.PathLike, name: str, *, of: str = "") -> None:
+  """The last thing that the command `name` does in a run folder: see `run_report.finish`."""
+  if distributed.is_primary():
+    command = shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]])
+    run_report.finish(workdir, name, command, of=of)
 
 
 def use_compilation_cache() -> None:
@@ -65,4 +75,5 @@ def use_compilation_cache() -> None:
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
     jax.config.update("jax_compilation_cache_dir", str(home / "mfm_jax"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -2,7 +2,7 @@
 
 Trains experiments/configs/digits.py (or resumes), samples in 1 and 4 steps, lets an independent classifier
 judge, draws posteriors of noisy test digits, steers the map to a mixture of two classes by every method
-(experiments/configs/steer_digits.py), and writes report.html into the run folder.
+(experiments/configs/steer_digits.py), and writes report.html into the run folder (as `experiments.report`).
 """
 
 import pathlib
@@ -13,13 +13,12 @@ from ml_collections import config_flags
 
 from experiments import cli
 from experiments.configs import classifier_digits, steer_digits
-from mfm_jax.training import demo, demo_steering, loop
+from mfm_jax.training import demo, demo_steering, loop, run_report
 from mfm_jax.training.classifier import ClassifierConfig
 from mfm_jax.training.config import from_dict
-from mfm_jax.training.run import load_run
 from mfm_jax.training.steer_config import SteerConfig
 
-_CONFIG = cli.define_config("experiments/configs/digits.py")
+_CONFIG = cli.define_config("digits")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Run folder.")
 
 
@@ -33,17 +32,15 @@ def main():
   print("2/4 sampling and judging", flush=True)
   figures = demo.judge_samples(workdir)
   print("3/4 steering to a mixture of two classes by every method", flush=True)
-  steered = demo_steering.run_steering(
-    load_run(workdir),
+  figures |= demo_steering.run_steering(
     from_dict(SteerConfig, steer_digits.get_config(mode).to_dict()),
     from_dict(ClassifierConfig, classifier_digits.get_config(mode).to_dict()),
     workdir,
   )
-  figures |= demo_steering.figures(steered)
-  print("4/4 drawing posteriors and writing the report", flush=True)
-  sections = demo_steering.sections(steered)
+  print("4/4 writing the report", flush=True)
   seconds = round(time.monotonic() - start, 1)
-  path = demo.write_report(workdir, figures, trained, sections, seconds)
+  cli.report(workdir, "demo", of=trained["params_sha256"])
+  path = workdir / run_report.FILE
   print(f"open {path} in a browser", flush=True)
   return {"report": str(path), **figures, **trained, "seconds_total": seconds}
 

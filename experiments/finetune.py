@@ -16,10 +16,12 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def main():
-  """Fine-tunes; returns the summary."""
+  """Fine-tunes, writes the report; returns the summary."""
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a run folder; got none")
-  return finetune(cli.config(_CONFIG), _WORKDIR.value)
+  summary = finetune(cli.config(_CONFIG), _WORKDIR.value)
+  cli.report(_WORKDIR.value, "finetune", of=summary["params_sha256"])
+  return summary
 
 
 if __name__ == "__main__":

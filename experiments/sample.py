@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from experiments import cli
-from mfm_jax.training import distributed, generate, showcase
+from mfm_jax.training import decoding, distributed, generate, showcase
 from mfm_jax.training.run import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Run folder.")
@@ -30,9 +30,8 @@ _NUM_CONTEXTS = flags.DEFINE_integer(
 )
 _LABEL = flags.DEFINE_integer("label", -1, "Class; -1: all in turn, or none (posterior).", lower_bound=-1)
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale, one the run was trained with.")
-_EMA = flags.DEFINE_string(
-  "ema", "", "Decay of the average, raw for none, or power:<length>; default the longest."
-)
+_EMA = flags.DEFINE_string("ema", "", "Average: its decay, raw or power:<length>; default the longest.")
+_VAE = flags.DEFINE_string("vae", "", "Autoencoder of a run on latents, to write samples as pictures too.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.")
 _OUT = flags.DEFINE_string("out", "", "The .npz; default samples/<mode>.npz in the run folder.")
 
@@ -40,6 +39,7 @@ _OUT = flags.DEFINE_string("out", "", "The .npz; default samples/<mode>.npz in t
 def main():
   """Samples, writes, returns counts and seconds."""
   run = load_run(_WORKDIR.value, ema=_EMA.value)
+  decode = decoding.decoder(decoding.read_vae(_VAE.value), run.info) if _VAE.value else None
   out = pathlib.Path(_OUT.value or run.workdir / "samples" / f"{_MODE.value}.npz")
   if out.suffix != ".npz":
     raise ValueError(f"--out must end in .npz; got {out}")
@@ -62,7 +62,7 @@ def main():
     arrays["x1"] = generate.posterior_samples(run, key, **arrays, num=_NUM.value, label=label, **how)
   if label is not None:
     arrays["label"] = label
-  picture = showcase.write(out, arrays, run) if distributed.is_primary() else None
+  picture = showcase.write(out, arrays, run, decode) if distributed.is_primary() else None
   return {
     "out": str(out),
     "picture": str(picture or ""),

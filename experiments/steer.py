@@ -26,7 +26,7 @@ _OUT = flags.DEFINE_string("out", "", "The .npz; default steer/<method>.npz in t
 
 
 def main():
-  """Steers, prints the table, writes samples; returns the table."""
+  """Steers, prints the table, writes samples and the report; returns the table."""
   config = _settings()
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a run folder; got none")
@@ -45,10 +45,14 @@ def main():
       guidance=_GUIDANCE.value,
       glass_steps=config.glass_steps,
       oracle_drift=config.oracle_drift,
+      decoder=config.decoder,
     )
   reward = config.build_reward()
   subjects.check(subject, reward, config)
-  return steer_report.steer(subject, reward, config, files)
+  result = steer_report.steer(subject, reward, config, files)
+  if not _OUT.value:  # else the samples are not in the run folder
+    cli.report(_WORKDIR.value, "steer")
+  return result
 
 
 def _settings() -> SteerConfig:

@@ -3,7 +3,7 @@
 python -m experiments.train --config=experiments/configs/gmm.py --workdir=runs/gmm
 python -m experiments.train --config=experiments/configs/imagenet_xl2_distill.py --dry_run
 
-The second compiles the train step from shapes alone and prints parameters and memory.
+The second compiles the train step from shapes alone and prints parameters, FLOPs and memory.
 """
 
 from absl import flags
@@ -19,12 +19,14 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile the train step, print wh
 
 
 def main():
-  """Trains; returns the summary."""
+  """Trains, writes the report; returns the summary."""
   if _DRY_RUN.value:
     return dry_run.dry_run(cli.config(_CONFIG))
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a run folder; got none")
-  return loop.train(cli.config(_CONFIG), _WORKDIR.value)
+  summary = loop.train(cli.config(_CONFIG), _WORKDIR.value)
+  cli.report(_WORKDIR.value, "train", of=summary["params_sha256"])
+  return summary
 
 
 if __name__ == "__main__":

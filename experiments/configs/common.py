@@ -70,7 +70,7 @@ def finish(config: ml_collections.ConfigDict, mode: str) -> ml_collections.Confi
 
 def imagenet(size: str, *, batch_size: int, diagonal_power: float) -> ml_collections.ConfigDict:
   """ImageNet-256 latents and the published training (Table 5) of an MFM transformer with patches of 2."""
-  config = default("arrays")
+  config = default("latents")
   data, model, optimizer = config.data, config.model, config.optimizer
   data.shape, data.classes, data.latent_scale = (32, 32, 4), 1000, 0.18215
   model.name, model.precondition, model.patch = "dit", False, 2

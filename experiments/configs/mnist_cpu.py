@@ -19,6 +19,7 @@ def get_config(mode: str = ""):
   config.model.patch, config.model.multipliers = 2, (1, 2)
   config.draws.label_dropout = 0.9  # posteriors and steering use the map without a label
   config.loss.weighting = "l2"
+  config.loss.warmup = 7_000  # a step of the diagonal alone costs 3 evaluations, with the semigroup 8
   config.optimizer.learning_rate = 2e-3
   config.ema = (0.99, 0.998)
   config.log_every, config.eval_every, config.checkpoint_every = 100, 1_000, 500

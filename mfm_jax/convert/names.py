@@ -26,7 +26,8 @@ class Entry:
   Attributes:
     names: in the state dict, one for each block of a scanned parameter.
     path: in our parameters.
-    layout: "linear" (out, in) -> (in, out); "patch" (D, C, p, p) -> (p p C, D); "same".
+    layout: "linear" (out, in) -> (in, out); "conv" (D, C, h, w) -> (h, w, C, D); "patch" (D, C, p, p) ->
+      (p p C, D); "same".
     scanned: whether ours has the blocks on a leading axis.
   """
 

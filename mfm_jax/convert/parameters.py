@@ -59,8 +59,8 @@ def to_params(state: Mapping[str, np.ndarray], kind: str, config: DiTConfig) -> 
       expected = shapes(entry, name)
       if value.shape != expected:
         raise ValueError(f"{name} must have shape {expected}; got {value.shape}")
-    values = [_ours(np.asarray(value, np.float32), entry.layout) for value in values]
-    _put(out, entry.path, np.stack(values) if entry.scanned else values[0])
+    values = [to_ours(np.asarray(value, np.float32), entry.layout) for value in values]
+    put(out, entry.path, np.stack(values) if entry.scanned else values[0])
   _check_positions(state, width)
   if kind != "mfm":
     _without_context(out, width, int(np.prod(_get(state, "x_embedder.proj.weight").shape[1:])))
@@ -86,10 +86,10 @@ def to_state(params: Mapping, kind: str, config: DiTConfig, *, patch: int, grid:
   positions = dit.sincos_positions(grid, grid, width)[None]
   out = {"pos_embed": positions}
   for entry in names.entries(kind, config, depth):
-    value = np.asarray(_take(params, entry.path))
+    value = np.asarray(take(params, entry.path))
     values = value if entry.scanned else value[None]
     for name, item in zip(entry.names, values, strict=True):
-      out[name] = _theirs(item, entry.layout, patch)
+      out[name] = to_theirs(item, entry.layout, patch)
   if config.joint_attention:
     out |= {f"blocks.{i}.pos_embed": positions for i in range(depth)}
   return out
@@ -193,15 +193,21 @@ def _depth(state) -> int:
   return 1 + max(blocks)
 
 
-def _ours(value, layout):
+def to_ours(value: np.ndarray, layout: str) -> np.ndarray:
+  """A published tensor in our layout; see `names.Entry`."""
   if layout == "linear":
     return value.T
+  if layout == "conv":
+    return value.transpose(2, 3, 1, 0)
   return value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0]) if layout == "patch" else value
 
 
-def _theirs(value, layout, patch):
+def to_theirs(value: np.ndarray, layout: str, patch: int = 0) -> np.ndarray:
+  """The inverse of `to_ours`; `patch` is the side of one, for the layout of that name."""
   if layout == "linear":
     return np.ascontiguousarray(value.T)
+  if layout == "conv":
+    return np.ascontiguousarray(value.transpose(3, 2, 0, 1))
   if layout == "patch":
     return np.ascontiguousarray(value.reshape(patch, patch, -1, value.shape[-1]).transpose(3, 2, 0, 1))
   return np.asarray(value)
@@ -213,13 +219,15 @@ def _get(state, name):
   return state[name]
 
 
-def _put(tree, path, value):
+def put(tree: dict, path: tuple[str, ...], value: np.ndarray) -> None:
+  """Puts a leaf into nested dictionaries, which are made."""
   for name in path[:-1]:
     tree = tree.setdefault(name, {})
   tree[path[-1]] = value
 
 
-def _take(tree, path):
+def take(tree: Mapping, path: tuple[str, ...]) -> np.ndarray:
+  """A leaf of nested dictionaries."""
   for name in path:
     tree = tree[name]
   return tree

@@ -3,9 +3,13 @@
 import dataclasses
 import os
 import pathlib
+from typing import Any
+
+import numpy as np
 
 from mfm_jax import checks
-from mfm_jax.data import arrays, idx, prepared, sources
+from mfm_jax.data import arrays, idx, image_folder, latents, prepared, sources
+from mfm_jax.data.latents import LatentSource
 from mfm_jax.data.sources import Source
 
 NAMES = (
@@ -14,12 +18,14 @@ NAMES = (
   "idx",
   "arrays",
   "strips",
+  "images",
+  "latents",
   "noise",
   "tfds/mnist",
   "tfds/cifar10",
   "tfds/imagenet2012",
 )
-_SIZED = ("idx", "tfds/mnist", "tfds/cifar10", "tfds/imagenet2012")
+_SIZED = ("idx", "images", "tfds/mnist", "tfds/cifar10", "tfds/imagenet2012")
 _DECODED_LIMIT = 512  # examples that data_std decodes of a source that is not in memory
 
 
@@ -30,18 +36,22 @@ class DataConfig:
   Attributes:
     name: one of `NAMES`.
     path: idx: the folder ("" for $MFM_DATA_DIR/mnist); arrays: the folder of train.npz and test.npz;
-      strips: the folder ("" for $MFM_DATA_DIR/cifar10-subset); tfds: the data_dir ("" for its default).
+      strips: the folder ("" for $MFM_DATA_DIR/cifar10-subset); images: the folder of train/<class>/ and
+      val/<class>/; latents: that of experiments.prepare_latents; tfds: the data_dir ("" for its default).
       Not read by the others.
     size: side of the images in pixels, 0 for the data set's own: idx, tfds/mnist and tfds/cifar10
-      are padded, or cut at the border, to it, tfds/imagenet2012 is scaled and cropped to it (own: 256).
+      are padded, or cut at the border, to it, images and tfds/imagenet2012 are scaled
+      and cropped to it (own: 256).
     pool: idx: side of the squares of pixels that are averaged, after that; 1 keeps them.
     shape: of one example of arrays (checked when they are read, and what a dry run without them goes by) and
       of noise.
     labelled: False drops the labels (num_classes 0).
-    classes: number of classes, of all but the mixture, digits and tfds.
+    classes: number of classes, of all but the mixture, digits, images, latents and tfds.
     latent_scale, latent_shift: of arrays that are latents of an autoencoder: (latent - shift) * scale was
-      stored. For whoever decodes them; nothing is scaled here.
-    damaged: tfds/imagenet2012: records of a split that may be unreadable; the next one stands for each.
+      stored. For whoever decodes them; nothing is scaled here. Of latents: 1 and 0, or the autoencoder's own,
+      which they are scaled by.
+    damaged: images, tfds/imagenet2012: records of a split that may be unreadable; the next one stands for
+      each.
     train_size, test_size: draws of a mixture, examples of noise (which stands in where only speed counts).
     seed: of these.
   """
@@ -71,6 +81,8 @@ class Dataset:
     num_classes: 0 for unlabelled data; also the null label.
     data_std: root mean square of the training values about zero, the c of MATH 9.
     image: whether an example can be shown as a picture.
+    latent_scale, latent_shift: of latents, (latent - shift) * scale is the example.
+    autoencoder: hash of the parameters that the latents are of; "" where it is not known, or for other data.
   """
 
   train: Source
@@ -79,6 +91,9 @@ class Dataset:
   num_classes: int
   data_std: float
   image: bool
+  latent_scale: float = 1.0
+  latent_shift: float = 0.0
+  autoencoder: str = ""
 
 
 def load(config: DataConfig, mixture=None) -> Dataset:
@@ -112,8 +127,27 @@ def load(config: DataConfig, mixture=None) -> Dataset:
     shape=train.shape,
     num_classes=train.num_classes,
     data_std=sources.root_mean_square(train, **({} if in_memory else {"limit": _DECODED_LIMIT})),
-    image=len(train.shape) == 3 and train.shape[-1] in (1, 3),  # latents of four channels are not
+    image=config.name != "latents" and len(train.shape) == 3 and train.shape[-1] in (1, 3),
+    **_latent_facts(config, train, test),
   )
+
+
+def _latent_facts(config: DataConfig, train: Source, test: Source) -> dict[str, Any]:
+  """Scale, shift and autoencoder of a `Dataset`."""
+  scale, shift = config.latent_scale, config.latent_shift
+  if not isinstance(train, LatentSource):
+    return {"latent_scale": scale, "latent_shift": shift}
+  index = train.index
+  for name in ("autoencoder", "scale", "shift", "size", "num_classes"):
+    ours, theirs = getattr(index, name), getattr(test.index, name)
+    if ours != theirs:
+      raise ValueError(f"the {name} of training and test latents must be one; got {ours} and {theirs}")
+  if (scale, shift) not in ((1.0, 0.0), (index.scale, index.shift)):
+    raise ValueError(
+      f"data.latent_scale and latent_shift must be those of the autoencoder, {index.scale} and "
+      f"{index.shift}, or absent; got {scale} and {shift}"
+    )
+  return {"latent_scale": index.scale, "latent_shift": index.shift, "autoencoder": index.autoencoder}
 
 
 def _source(config: DataConfig, split: str, mixture) -> Source:
@@ -135,6 +169,14 @@ def _source(config: DataConfig, split: str, mixture) -> Source:
     size, stream = (config.train_size, 0) if split == "train" else (config.test_size, 1)
     classes = config.classes if labelled else 0
     return sources.noise(config.shape, size, config.seed, stream=stream, num_classes=classes)
+  if config.name == "images":
+    how = {"size": config.size, "labelled": labelled, "damaged": config.damaged}
+    return image_folder.image_source(config.path, split, **how)
+  if config.name == "latents":
+    source = latents.latent_source(config.path, split, labelled=labelled)
+    if config.shape:
+      checks.shape(f"an example of the {split} split of {config.path}", np.empty(source.shape), config.shape)
+    return source
   if config.name == "strips":
     folder = data_path(config.path, "cifar10-subset")
     return arrays.strip_folder(folder, split, labelled=labelled, num_classes=config.classes)

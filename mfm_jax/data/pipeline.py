@@ -1,10 +1,10 @@
-"""Batches: epochs in a random order, the slice of a host, prefetching, and a resumable position.
+"""Batches: epochs in a random order, the rows of a host, prefetching, and a resumable position.
 
 grain's own shuffle and batch work element by element, 1024 Python calls a batch: about 50 batches a
 second where a network step takes 3 ms. So batch i is here *one* element of a random-access source,
 made by one vectorised gather; grain does on top what it is good at: threads, prefetching, state.
-As batch i is a function of (seed, i) alone, the state of an iterator is the number of batches that
-it has returned.
+As batch i is a function of (seed, i) alone, also where examples are random, the state of an iterator
+is the number of batches that it has returned.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import grain
 import numpy as np
 
 from mfm_jax import checks
-from mfm_jax.data.sources import Source
+from mfm_jax.data.sources import RandomSource, Source
 
 
 @functools.lru_cache(maxsize=4)  # the epochs now in use; also those of a second pipeline (held-out)
@@ -42,23 +42,23 @@ class BatchSource:
   """Random access to the batches of one host: element i holds rows of global batch i.
 
   The epochs, one after the other, are one long list of examples; global batch i is its i-th stretch
-  of `batch_size`, so a batch may span the end of an epoch; host h has its rows [h b, (h + 1) b).
+  of `batch_size`, so a batch may span the end of an epoch; a host has some of its rows.
   It meets grain's RandomAccessDataSource, is thread-safe and can be pickled.
 
   Attributes:
     source: where examples come from.
-    batch_size: global, b = batch_size / host_count.
-    seed: of the order; None keeps the order of the source.
+    batch_size: global.
+    seed: of the order, and of the draws of a `RandomSource`; None keeps the order of the source, and takes
+      its fixed draws.
     epochs: number of them, or None without end. What is left after the last full batch is dropped.
-    host_index, host_count: which rows.
+    rows: (b,) ascending, which ones of a global batch.
   """
 
   source: Source
   batch_size: int
   seed: int | None
   epochs: int | None
-  host_index: int
-  host_count: int
+  rows: np.ndarray
 
   def __len__(self) -> int:
     if self.epochs is None:
@@ -66,25 +66,26 @@ class BatchSource:
     return self.epochs * len(self.source) // self.batch_size
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    return self.source.take(self.indices(index))
+    indices = self.indices(index)
+    if self.seed is None or not isinstance(self.source, RandomSource):
+      return self.source.take(indices)
+    # By the place in the long list: another draw in each epoch, the same for any number of hosts.
+    return self.source.draw(indices, self._places(index), self.seed)
+
+  def _places(self, index: int) -> np.ndarray:
+    """Of this host's rows of global batch `index`, in the list of all epochs, int64 (b,)."""
+    return index * self.batch_size + self.rows.astype(np.int64)
 
   def indices(self, index: int) -> np.ndarray:
     """Indices into the source of this host's rows of global batch `index`, int64 (b,)."""
-    rows = self.batch_size // self.host_count
-    start = index * self.batch_size + self.host_index * rows
-    size, parts = len(self.source), []
-    while rows:
-      epoch, offset = divmod(start, size)
-      count = min(rows, size - offset)
-      parts.append(self._order(epoch, offset, count))
-      start, rows = start + count, rows - count
-    return np.concatenate(parts)
-
-  def _order(self, epoch: int, offset: int, count: int) -> np.ndarray:
+    epochs, offsets = np.divmod(self._places(index), len(self.source))
     if self.seed is None:
-      return np.arange(offset, offset + count)
-    order = epoch_order(self.seed, epoch, len(self.source))
-    return order[offset : offset + count].astype(np.int64)
+      return offsets
+    parts = []
+    for epoch in np.unique(epochs).tolist():
+      order = epoch_order(self.seed, epoch, len(self.source))
+      parts.append(order[offsets[epochs == epoch]].astype(np.int64))
+    return np.concatenate(parts)
 
 
 def batches(
@@ -96,10 +97,11 @@ def batches(
   shuffle: bool = True,
   host_index: int = 0,
   host_count: int = 1,
+  rows: np.ndarray | None = None,
   prefetch: int = 2,
   threads: int = 1,
 ) -> grain.DatasetIterator:
-  """An iterator over {"x1": (b, *shape), "label": (b,)} with b = batch_size / host_count.
+  """An iterator over {"x1": (b, *shape), "label": (b,)}, b rows of each batch.
 
   Every example comes exactly once an epoch, each epoch in an order of its own. Batches may span the
   end of an epoch. Without `epochs` they go on for ever; with it, the examples left after the last
@@ -116,7 +118,8 @@ def batches(
     seed: of the order, in [0, 2^64).
     epochs: number of them, None without end.
     shuffle: False keeps the order of the source.
-    host_index, host_count: this process among those that share a batch.
+    host_index, host_count: this process among those that share a batch; host h has rows [h b, (h + 1) b).
+    rows: (b,) ascending, in place of these two: the rows of the batch that this process has.
     prefetch: batches made ahead; 0 makes each when it is asked for.
     threads: that make batches at once (decoding images); no more than `prefetch` are of use.
 
@@ -136,6 +139,10 @@ def batches(
     raise ValueError(
       f"batch_size must be a multiple of host_count; got batch_size={batch_size}, host_count={host_count}"
     )
+  if rows is None:
+    b = batch_size // host_count
+    rows = np.arange(host_index * b, (host_index + 1) * b)
+  checks.in_interval("rows", rows, 0, batch_size - 1)
   if not 1 <= len(source) < 2**32:
     raise ValueError(f"the source must hold 1 to 2^32 - 1 examples; got {len(source)}")
   if epochs is not None and epochs * len(source) < batch_size:
@@ -147,8 +154,7 @@ def batches(
     batch_size=batch_size,
     seed=seed if shuffle else None,
     epochs=epochs,
-    host_index=host_index,
-    host_count=host_count,
+    rows=rows,
   )
   options = grain.ReadOptions(num_threads=min(threads, prefetch), prefetch_buffer_size=prefetch)
   return iter(grain.MapDataset.source(host_batches).to_iter_dataset(options))

@@ -42,7 +42,8 @@ class EncodedSource:
   """Images decoded when taken, for data sets that do not fit into memory.
 
   Attributes:
-    records: sequence of {"image": encoded bytes, "label": int}; `__getitems__` is used if present.
+    records: sequence of {"image": encoded bytes, "label": int} and optionally "file", by which an error names
+      it; `__getitems__` is used if present.
     decode: an opened image -> uint8 array of `shape`.
     shape: (H, W, C) after decoding.
     num_classes: labels are 0 .. num_classes - 1; 0 leaves them out.
@@ -63,32 +64,41 @@ class EncodedSource:
     """Decodes `indices`.
 
     Raises:
-      ValueError: more than `damaged` images that Pillow cannot read, or of another shape; a label out of
-        range.
+      ValueError: more than `damaged` records that cannot be read, images that Pillow cannot read, or of
+        another shape; a label out of range.
     """
     indices = [int(i) for i in indices]
-    fetch = getattr(self.records, "__getitems__", None)
-    records = list(fetch(indices) if fetch else [self.records[i] for i in indices])
-    pixels = np.empty((len(indices), *self.shape), np.uint8)
-    for row, index in enumerate(indices):
-      decoded = self._decoded(index, records[row])
-      while decoded is None:
-        index = (index + 1) % len(self)
-        records[row] = self.records[index]
-        decoded = self._decoded(index, records[row])
-      pixels[row] = decoded
-    label = np.zeros(len(indices), np.int32)
-    if self.num_classes:
-      label = checked_labels(np.array([int(r["label"]) for r in records], int), self.num_classes)
+    pixels, label = np.empty((len(indices), *self.shape), np.uint8), np.zeros(len(indices), int)
+    for row, (index, record) in enumerate(zip(indices, self._fetched(indices), strict=True)):
+      pixels[row], label[row] = self._readable(index, record)
+    label = checked_labels(label, self.num_classes) if self.num_classes else np.zeros(len(indices), np.int32)
     return {"x1": scale_pixels(pixels), "label": label}
 
-  def _decoded(self, index: int, record) -> np.ndarray | None:
-    """The image of a record; None for one that is damaged, while there are not too many."""
+  def _fetched(self, indices: list[int]) -> Sequence:
+    """These records at once where that can be done; None for each where one of them cannot be read."""
+    fetch = getattr(self.records, "__getitems__", None)
     try:
-      decoded = decode_record(index, record["image"], self.decode)
+      return fetch(indices) if fetch else [None] * len(indices)
+    except Exception:  # readers have errors of many kinds, and do not say which record has it
+      return [None] * len(indices)
+
+  def _readable(self, index: int, record) -> tuple[np.ndarray, int]:
+    """Image and label of a record, or of the next one that can be read."""
+    for after in range(len(self)):
+      found = self._decoded((index + after) % len(self), None if after else record)
+      if found is not None:
+        return found
+    raise ValueError(f"one record at least must be readable; got none of {len(self)}")
+
+  def _decoded(self, index: int, record) -> tuple[np.ndarray, int] | None:
+    """Image and label of a record; None for one that is damaged, while there are not too many."""
+    try:
+      record = _read(self.records, index) if record is None else record
+      name = record.get("file", f"record {index}")
+      decoded = decode_record(name, record["image"], self.decode)
       if decoded.shape != self.shape:
-        raise ValueError(f"record {index} must decode to {self.shape}; got {decoded.shape}")
-      return decoded
+        raise ValueError(f"{name} must decode to {self.shape}; got {decoded.shape}")
+      return decoded, int(record["label"]) if self.num_classes else 0
     except ValueError as error:
       if index not in self._found:
         self._found[index] = str(error)
@@ -102,8 +112,15 @@ class EncodedSource:
       return None
 
 
-def decode_record(index: int, encoded: bytes, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-  """`decode` of the encoded image; `index` is for the error.
+def _read(records: Sequence, index: int):
+  try:
+    return records[index]
+  except Exception as error:  # of many kinds: a checksum that does not fit is a RuntimeError
+    raise ValueError(f"record {index} must be readable; got {' '.join(str(error).split())}") from error
+
+
+def decode_record(name: str, encoded: bytes, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+  """`decode` of the encoded image; `name` is for the error.
 
   Raises:
     ValueError: bytes that Pillow cannot read.
@@ -111,12 +128,12 @@ def decode_record(index: int, encoded: bytes, decode: Callable[[Image.Image], np
   try:
     with Image.open(io.BytesIO(encoded)) as image:
       return decode(image)
-  except OSError as error:
-    raise ValueError(f"record {index} must be a readable image; got {error}") from error
+  except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # all of which Pillow raises
+    raise ValueError(f"{name} must be a readable image; got {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
-class _Crop:
+class Crop:
   """`centre_crop` at a size; a class, so that a source can be pickled for a worker process."""
 
   size: int
@@ -154,7 +171,7 @@ def tfds_source(
     size = size or 256
     return EncodedSource(
       records=records,
-      decode=_Crop(size),
+      decode=Crop(size),
       shape=(size, size, 3),
       num_classes=num_classes,
       damaged=damaged,
@@ -194,7 +211,7 @@ def _in_memory(records: Sequence, mode: str, num_classes: int, size: int) -> Arr
   for start in range(0, len(records), _CHUNK):
     indices = range(start, min(start + _CHUNK, len(records)))
     for index, record in zip(indices, records.__getitems__(list(indices)), strict=True):
-      pixels.append(decode_record(index, record["image"], decode))
+      pixels.append(decode_record(f"record {index}", record["image"], decode))
       labels.append(int(record["label"]))
   images = np.stack(pixels)
   images = images[..., None] if images.ndim == 3 else images

@@ -5,7 +5,7 @@ NumPy call takes microseconds where 1024 Python calls take longer than a step of
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -33,6 +33,15 @@ class Source(Protocol):
 
   def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     """{"x1": float32 (n, *shape), "label": int32 (n,)}; the label is 0 when unlabelled."""
+    ...
+
+
+@runtime_checkable
+class RandomSource(Source, Protocol):
+  """A source whose examples are random: `take` gives one fixed draw of each, and training fresh ones."""
+
+  def draw(self, indices: np.ndarray, positions: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """As `take`, a function of index, position in the list of all epochs, and seed alone."""
     ...
 
 

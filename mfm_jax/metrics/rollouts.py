@@ -7,10 +7,14 @@ the flow that the map belongs to; the training set's exact posterior is the refe
 from collections.abc import Callable
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
+from mfm_jax import checks
 from mfm_jax.interpolants import Interpolant
 from mfm_jax.metrics import classes, empirical
 from mfm_jax.metrics.distances import energy_distance
+
+NEIGHBOURS = 5  # of a ball of `coverage`
 
 
 def energy_row(drawn: np.ndarray, rollouts: np.ndarray, again: np.ndarray) -> dict[str, float]:
@@ -30,6 +34,47 @@ def energy_row(drawn: np.ndarray, rollouts: np.ndarray, again: np.ndarray) -> di
     name: float(np.mean([energy_distance(a, b) for a, b in zip(x, flat[1], strict=True)]))
     for name, x in pairs.items()
   }
+
+
+def spread_row(drawn: np.ndarray, rollouts: np.ndarray, again: np.ndarray) -> dict[str, float]:
+  """What the mean of an energy distance hides: draws that leave out modes, and draws that ignore x_t.
+
+  Args:
+    drawn, rollouts, again: (contexts, draws, ...), at least 2 of both.
+
+  Returns:
+    {"coverage", "coverage_floor"}: mean over contexts of `coverage` of the rollouts, by the draws and by
+    other rollouts. {"context", "context_rollouts"}: share of the variance of draws that x_t explains, for
+    the draws and for the rollouts; near 0 where x_t is not used.
+  """
+  pairs = list(zip(drawn, rollouts, again, strict=True))
+  return {
+    "coverage": float(np.mean([coverage(ours, theirs) for ours, theirs, _ in pairs])),
+    "coverage_floor": float(np.mean([coverage(other, theirs) for _, theirs, other in pairs])),
+    "context": _explained(drawn),
+    "context_rollouts": _explained(rollouts),
+  }
+
+
+def coverage(x: np.ndarray, y: np.ndarray) -> float:
+  """Share of the samples y with one of x nearer than their NEIGHBOURS-th neighbour (arXiv:2002.09797).
+
+  Raises:
+    ValueError: fewer than 2 samples of y.
+  """
+  checks.at_least("the number of samples", len(y), 2)
+  x, y = (np.asarray(sample, np.float64).reshape(len(sample), -1) for sample in (x, y))
+  radius = np.sort(cdist(y, y), axis=1)[:, min(NEIGHBOURS, len(y) - 1)]  # the nearest is the sample itself
+  return float(np.mean(cdist(y, x).min(1) <= radius))
+
+
+def _explained(x: np.ndarray) -> float:
+  """1 - variance within contexts / variance, over (contexts, draws, ...), each unbiased."""
+  x = x.reshape(*x.shape[:2], -1).astype(np.float64)
+  within = x.var(axis=1, ddof=1).mean(0).sum()
+  # The variance of means of a few draws has some of that within.
+  between = max(x.mean(1).var(axis=0, ddof=1).sum() - within / x.shape[1], 0.0)
+  return float(between / (between + within))
 
 
 def data_row(

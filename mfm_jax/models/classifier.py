@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mfm_jax.models.convolution import SameConv
 from mfm_jax.types import Array, PRNGKey, PyTree
 
 
@@ -21,12 +22,12 @@ class ConvClassifier(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     h, features = 2.0 * x - 1.0, self.width
-    h = nn.silu(nn.Conv(features, (3, 3), name="conv_in")(h))
+    h = nn.silu(SameConv(features, name="conv_in")(h))
     level = 0
     while min(h.shape[1:3]) > 4:
       features *= 2
       h = nn.silu(nn.Conv(features, (3, 3), strides=(2, 2), name=f"down_{level}")(h))
-      h = h + nn.silu(nn.Conv(features, (3, 3), name=f"conv_{level}")(h))
+      h = h + nn.silu(SameConv(features, name=f"conv_{level}")(h))
       level += 1
     h = nn.silu(nn.Dense(4 * self.width, name="hidden")(h.reshape(h.shape[0], -1)))
     return nn.Dense(self.num_classes, name="out")(h)

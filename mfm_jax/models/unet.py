@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mfm_jax.models import layers, vit
+from mfm_jax.models.convolution import SameConv
 from mfm_jax.types import Array
 
 GROUPS = 8  # of the group norms; it divides every number of channels
@@ -107,9 +108,9 @@ class Attention(nn.Module):
     return h + nn.Dense(channels, dtype=self.dtype, name="projection")(y)
 
 
-def conv(features: int, dtype: jnp.dtype, name: str, **kwargs) -> nn.Conv:
+def conv(features: int, dtype: jnp.dtype, name: str, **kwargs) -> SameConv:
   """3x3, with zeros around the image, by which the network sees where it is."""
-  return nn.Conv(features, (3, 3), dtype=dtype, name=name, **kwargs)
+  return SameConv(features, dtype=dtype, name=name, **kwargs)
 
 
 def _norm(dtype):

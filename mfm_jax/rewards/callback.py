@@ -25,6 +25,10 @@ class RewardError(ValueError):
   """A Python function that breaks the rules of a reward; its message is one line."""
 
 
+class _Late(Exception):
+  """No answer in time; a class of its own, as functions raise TimeoutError of theirs."""
+
+
 def callback(function: Callable, *, name: str = "reward", timeout: float = 0.0) -> Reward:
   """A Python function as a reward, also in `jit`, `scan` and `vmap`; its attribute `differentiable` is False.
 
@@ -54,7 +58,7 @@ def callback(function: Callable, *, name: str = "reward", timeout: float = 0.0) 
     try:
       arguments = (x, cond) if takes_cond else (x,)
       values = np.asarray(_within(timeout, function, *arguments) if timeout else function(*arguments))
-    except TimeoutError:
+    except _Late:
       raise RewardError(f"reward {name!r} must return within {timeout:g} s; got no answer") from None
     except Exception as error:
       line = " ".join(f"{type(error).__name__}: {error}".split())
@@ -101,7 +105,7 @@ def callback(function: Callable, *, name: str = "reward", timeout: float = 0.0) 
 
 
 def _within(timeout: float, function: Callable, *arguments: Any) -> Any:
-  """function(*arguments), in a thread of its own; TimeoutError where it takes longer.
+  """function(*arguments), in a thread of its own; _Late where it takes longer.
 
   Python cannot end the thread: being a daemon it does not keep the program from ending.
   """
@@ -110,14 +114,14 @@ def _within(timeout: float, function: Callable, *arguments: Any) -> Any:
   def work():
     try:
       answer.put((function(*arguments), None))
-    except Exception as error:
+    except BaseException as error:  # one that is not put there would look like no answer
       answer.put((None, error))
 
   threading.Thread(target=work, daemon=True).start()
   try:
     value, error = answer.get(timeout=timeout)
   except queue.Empty:
-    raise TimeoutError from None
+    raise _Late from None
   if error is not None:
     raise error
   return value

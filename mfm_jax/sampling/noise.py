@@ -14,6 +14,7 @@ from mfm_jax import checks
 from mfm_jax.types import Array, PRNGKey
 
 SCHEMES = ("independent", "antithetic", "orthogonal", "sobol")
+_BLOCK = 8  # draws that are made orthogonal to each other: their cost grows like the square of it
 _SOBOL_LIMIT = 21_201  # dimensions of the direction numbers of Joe and Kuo (2008)
 _SOBOL_SEED = 0  # of the fixed matrix scramble; what is random is the digital shift
 
@@ -25,9 +26,10 @@ def normals(key: PRNGKey, x_t: Array, *, draws: int, scheme: str) -> Array:
     key: typed key.
     x_t: contexts (contexts, ...), for shape and dtype.
     draws: N.
-    scheme: "independent"; "antithetic", pairs e, -e (a last odd one alone); "orthogonal", blocks of as many
-      draws as coordinates, at right angles, with the lengths of independent ones; "sobol", a Sobol net with a
-      random digital shift for each context, through the normal quantile function.
+    scheme: "independent"; "antithetic", pairs e, -e (a last odd one alone); "orthogonal", blocks of 8 draws
+      (of as many as there are coordinates, if fewer) at right angles to each other, with the lengths of
+      independent ones; "sobol", a Sobol net with a random digital shift for each context, through the normal
+      quantile function.
 
   Returns:
     (contexts, draws, ...).
@@ -37,10 +39,25 @@ def normals(key: PRNGKey, x_t: Array, *, draws: int, scheme: str) -> Array:
   """
   checks.at_least("draws", draws, 1)
   checks.one_of("scheme", scheme, SCHEMES)
+  together = block(scheme, draws, x_t[0].size)
+  keys = jax.random.split(key, -(-draws // together))
+  e = jax.vmap(lambda key: one_block(key, x_t, draws=together, scheme=scheme))(keys)
+  return jnp.moveaxis(e, 0, 1).reshape(x_t.shape[0], -1, *x_t.shape[1:])[:, :draws]
+
+
+def one_block(key: PRNGKey, x_t: Array, *, draws: int, scheme: str) -> Array:
+  """The start noise of one block, `draws` being at most its `block`: (contexts, draws, ...)."""
   contexts, size = x_t.shape[0], math.prod(x_t.shape[1:])
   make = {"antithetic": _antithetic, "orthogonal": _orthogonal, "sobol": _sobol}.get(scheme, _independent)
   e = make(key, contexts, draws, size)
   return e.reshape(contexts, draws, *x_t.shape[1:]).astype(x_t.dtype)
+
+
+def block(scheme: str, draws: int, size: int) -> int:
+  """How many of `draws` draws of `size` coordinates depend on each other; blocks are independent."""
+  return {"independent": 1, "antithetic": min(draws, 2), "orthogonal": min(draws, size, _BLOCK)}.get(
+    scheme, draws
+  )
 
 
 def _independent(key: PRNGKey, contexts: int, draws: int, size: int) -> Array:
@@ -48,21 +65,28 @@ def _independent(key: PRNGKey, contexts: int, draws: int, size: int) -> Array:
 
 
 def _antithetic(key: PRNGKey, contexts: int, draws: int, size: int) -> Array:
-  half = jax.random.normal(key, (contexts, -(-draws // 2), 1, size))
-  return jnp.concatenate([half, -half], 2).reshape(contexts, -1, size)[:, :draws]
+  half = jax.random.normal(key, (contexts, 1, size))
+  return jnp.concatenate([half, -half], 1)[:, :draws]
 
 
 def _orthogonal(key: PRNGKey, contexts: int, draws: int, size: int) -> Array:
-  # Q of a Gaussian matrix with the signs of R's diagonal is uniform over frames (Mezzadri, 2007); rows of
-  # another Gaussian matrix give the lengths.
-  block = min(draws, size)
-  key_frame, key_length = jax.random.split(key)
-  blocks = -(-draws // block)
-  q, r = jnp.linalg.qr(jax.random.normal(key_frame, (contexts, blocks, size, block)))
-  frame = q * jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))[..., None, :]
-  length = jnp.linalg.norm(jax.random.normal(key_length, (contexts, blocks, block, size)), axis=-1)
-  e = jnp.swapaxes(frame, -1, -2) * length[..., None]
-  return e.reshape(contexts, -1, size)[:, :draws]
+  # A rotation of independent draws rotates the frame and keeps their lengths: the frame is uniform whatever
+  # the lengths are, so both can come from the same numbers.
+  rows = jax.random.normal(key, (contexts, draws, size))
+  return _frame(rows) * jnp.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def _frame(rows: Array) -> Array:
+  """Gram and Schmidt's orthonormal rows, (..., block, size)."""
+  found = []
+  for i in range(rows.shape[-2]):
+    row = rows[..., i, :]
+    for _ in range(2):  # the second time takes away what rounding has left (Giraud et al., 2005)
+      for other in found:
+        row = row - (row * other).sum(-1, keepdims=True) * other
+      row = row / jnp.linalg.norm(row, axis=-1, keepdims=True)
+    found.append(row)
+  return jnp.stack(found, axis=-2)
 
 
 def _sobol(key: PRNGKey, contexts: int, draws: int, size: int) -> Array:

@@ -15,6 +15,7 @@ from mfm_jax import checks, flow_map, glass
 from mfm_jax import times as timegrid
 from mfm_jax.interpolants import Interpolant
 from mfm_jax.sampling import integrators
+from mfm_jax.sampling import noise as noise_schemes
 from mfm_jax.types import Array, Cond, MarginalVelocity, PRNGKey, PyTree, Velocity
 
 
@@ -177,6 +178,36 @@ def over_chunks(
     carry, out = body(carry, source[whole * chunk :])
     outs.append(out)
   return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *outs)
+
+
+def over_blocks(
+  consume: Callable[[Any, Array], tuple[Any, PyTree]],
+  carry: Any,
+  key: PRNGKey,
+  x_t: Array,
+  *,
+  draws: int,
+  scheme: str,
+  chunk: int | None = None,
+) -> Any:
+  """The last carry of `over_chunks` with the start noise of a scheme, `noise.normals` of the same key.
+
+  Held at a time are as many blocks of dependent draws as make a chunk, one at least.
+  """
+  together = noise_schemes.block(scheme, draws, x_t[0].size)
+  held = max((chunk or draws) // together, 1)
+  keys = jax.random.split(key, -(-draws // together))
+
+  def some(carry, keys, count):
+    e = jax.vmap(lambda key: noise_schemes.one_block(key, x_t, draws=together, scheme=scheme))(keys)
+    source = jnp.moveaxis(e, 2, 1).reshape(-1, *x_t.shape)[:count]
+    return over_chunks(consume, carry, source, x_t, chunk=chunk)[0]
+
+  rounds, rest = divmod(draws, held * together)
+  if rounds:
+    scanned = keys[: rounds * held].reshape(rounds, held)
+    carry, _ = jax.lax.scan(lambda carry, keys: (some(carry, keys, held * together), None), carry, scanned)
+  return some(carry, keys[rounds * held :], rest) if rest else carry
 
 
 def noise_source(key: PRNGKey | None, noise: Array | None, t: Array, x_t: Array, *, draws: int) -> Array:

@@ -45,7 +45,7 @@ class Sampling:
     draws: N.
     chunk: draws per state that are held at a time; None for all. It need not divide N.
     scheme: joint law of a state's start noise, see `sampling.noise`; with a jackknife that of each group, and
-      the groups are independent. All but "independent" hold the noise itself, batch x N x example, at once.
+      the groups are independent. "sobol" holds the noise of a group, batch x its draws x example, at once.
     decode: model space -> data space; None where they are the same.
     jackknife: number of groups of the bias correction of gradients, a divisor of draws; 1 is the paper's
       estimate.
@@ -58,7 +58,7 @@ class Sampling:
 
   draws: int
   chunk: int | None = None
-  scheme: str = "independent"
+  scheme: str = "orthogonal"
   decode: Decode | None = None
   jackknife: int = 1
   sharding: jax.sharding.Sharding | None = None
@@ -366,17 +366,23 @@ def _over_groups(consume, carry, key, t, x_t, recorded, sampling: Sampling, grou
 
   The groups are those of the jackknife, or `groups` of equal size.
   """
-  if recorded is None and key is not None and sampling.scheme != "independent":
-    how = {"draws": sampling.draws // sampling.jackknife, "scheme": sampling.scheme}
-    parts = [noise.normals(part, x_t, **how) for part in jax.random.split(key, sampling.jackknife)]
-    recorded = jnp.concatenate(parts, axis=1)
+  groups = groups or sampling.jackknife
+  by_scheme = recorded is None and key is not None and sampling.scheme != "independent"
+  if by_scheme and groups == sampling.jackknife:
+
+    def group_of(_, key):
+      how = {"draws": sampling.draws // groups, "scheme": sampling.scheme, "chunk": sampling.chunk}
+      return None, posterior.over_blocks(consume, carry, key, x_t, **how)
+
+    return jax.lax.scan(group_of, None, jax.random.split(key, groups))[1]
+  if by_scheme:  # groups that share blocks of draws
+    recorded = noise.normals(key, x_t, draws=sampling.draws, scheme=sampling.scheme)
   source = posterior.noise_source(key, recorded, t, x_t, draws=sampling.draws)
 
   def group(_, source):
     return None, posterior.over_chunks(consume, carry, source, x_t, chunk=sampling.chunk)[0]
 
-  split = source.reshape(groups or sampling.jackknife, -1, *source.shape[1:])
-  return jax.lax.scan(group, None, split)[1]
+  return jax.lax.scan(group, None, source.reshape(groups, -1, *source.shape[1:]))[1]
 
 
 def _finish(groups: sums.Sums, sampling: Sampling) -> Estimate:

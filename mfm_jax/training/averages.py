@@ -85,15 +85,16 @@ def combination(
   """
   checks.at_least("number of kept averages", len(steps), 1)
   checks.in_interval("step of the average", at, 1, max(steps))
-  times, gammas = np.asarray(steps, np.float64), np.array([exponent(own) for own in lengths])
+  # Time in units of `at`: in steps, products of long profiles would be lost beside the ones of the sum.
+  times, gammas = np.asarray(steps, np.float64) / at, np.array([exponent(own) for own in lengths])
   gamma = exponent(length)
   gram = _products(times[:, None], gammas[:, None], times[None], gammas[None])
-  wanted = _products(times, gammas, float(at), gamma)
+  wanted = _products(times, gammas, 1.0, gamma)
   # The sum is held to 1 by a multiplier: parameters that do not change must come out as they are.
   ones = np.ones((len(times), 1))
   matrix = np.block([[gram, ones], [ones.T, np.zeros((1, 1))]])
   weights = np.linalg.lstsq(matrix, np.append(wanted, 1.0), rcond=1e-14)[0][:-1]
-  own = _products(float(at), gamma, float(at), gamma)
+  own = _products(1.0, gamma, 1.0, gamma)
   left = max(own - 2 * weights @ wanted + weights @ gram @ weights, 0.0)
   return weights, math.sqrt(left / own)
 

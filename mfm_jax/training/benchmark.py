@@ -80,7 +80,8 @@ def benchmark(
 
 def _subject(config: BenchmarkConfig, run: Run) -> Subject:
   own = config.steer
-  return subject.from_run(run, glass_steps=own.glass_steps, oracle_drift=own.oracle_drift)
+  how = {"glass_steps": own.glass_steps, "oracle_drift": own.oracle_drift, "decoder": own.decoder}
+  return subject.from_run(run, **how)
 
 
 def _untrained(config: RunConfig, workdir: pathlib.Path) -> Run:
@@ -95,6 +96,10 @@ def _check(config: BenchmarkConfig, what: Subject, *, trained: bool) -> None:
   """What can be known before anything is measured; without `trained` also before anything is trained."""
   if config.kind == "inverse":
     inverse.images(what, config.inverse)
+  elif config.kind == "variance":
+    for part in config.variance.rewards:
+      if trained or config.classifier is None or part.name != "classes":
+        part.build()
   elif config.kind == "steering":
     # A classifier that is still to be trained is differentiable, and gives one number a sample.
     known = trained or config.classifier is None

@@ -1,13 +1,16 @@
 """Checkpoints: asynchronous, atomic, verified, with all that resuming needs. All use of orbax is here."""
 
+import contextlib
 import copy
 import dataclasses
 import pathlib
 import shutil
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from mfm_jax.training import distributed, integrity
@@ -16,6 +19,11 @@ from mfm_jax.training.state import TrainState
 # orbax writes the last two files when it commits a step, so their hashes come later, in the second of ours.
 HASHES, SEAL = "sha256.json", "seal.json"
 _AT_COMMIT = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+_NONE, _ABSENT, _DAMAGED = -1, -2, -3  # in place of a step
+
+
+class SaveError(OSError):
+  """Something could not be written; its message names the last good checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +61,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         keep_period=keep_every or None,
-        create=True,
+        create=writable,
         cleanup_tmp_directories=writable,
         async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_hashes),
       ),
@@ -76,6 +84,18 @@ class Checkpoints:
       if kind is None:
         raise
 
+  @contextlib.contextmanager
+  def named(self) -> Iterator[None]:
+    """An OSError inside, such as that of a full disk, becomes a SaveError."""
+    try:
+      yield
+    except SaveError:
+      raise
+    except OSError as error:
+      with contextlib.suppress(SaveError):
+        self.wait()  # for the one that is on its way
+      raise SaveError(f"{error}; last good checkpoint: {self.last_good}") from error
+
   @property
   def last_good(self) -> str:
     """In words, where the newest complete checkpoint is."""
@@ -84,22 +104,24 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, ascending. A folder that a killed save left is not one."""
-    # Reading the folder anew while a save is on its way would make orbax forget that save, and keep
-    # its checkpoint for ever.
     self.wait()
-    self._manager.reload()
-    complete = _complete_steps(self.folder)
-    return sorted(step for step in self._manager.all_steps() if step in complete)
+    return _complete_steps(self.folder)
+
+  def newest(self) -> int | None:
+    """The last of `steps`; what the primary process finds, as file systems do not show all hosts the same."""
+    steps = self.steps()
+    step = distributed.agreed(steps[-1] if steps else _NONE)
+    return None if step == _NONE else step
 
   def save(self, state: TrainState, data: dict[str, Any], meta: dict[str, Any]) -> None:
     """Starts saving; returns when the arrays are copied. A step that exists already is left alone.
 
     Raises:
       ValueError: the folder has a later step.
-      OSError: this save, or the one before, cannot be written; with the last good checkpoint.
+      SaveError: this save, or the one before, cannot be written.
     """
     step = int(state.step)
-    if step in self.steps():
+    if distributed.agreed(step in self.steps()):
       return
     self._saving = step
     try:
@@ -119,82 +141,102 @@ class Checkpoints:
       raise ValueError(f"checkpoints must be saved in order; got step {step} after {self.steps()[-1:]}")
 
   def check(self) -> None:
-    """Raises the OSError of a save that has failed; does not wait for one that is on its way."""
+    """Raises the SaveError of a save that has failed; does not wait for one that is on its way."""
     try:
       self._manager.check_for_errors()
     except Exception as error:
       raise self._failed(error) from error
 
   def wait(self) -> None:
-    """Blocks until the last save is complete; raises its OSError, with the last good checkpoint."""
+    """Blocks until the last save is complete; raises its SaveError."""
     if self._saving is None:
       return
     try:
       self._manager.wait_until_finished()
+      folder = self.folder / str(self._saving)
+      if distributed.is_primary() and folder.exists():
+        integrity.write_hashes(folder, SEAL, {HASHES, *_AT_COMMIT} & integrity.files_of(folder))
     except Exception as error:
       raise self._failed(error) from error
-    folder, self._saving = self.folder / str(self._saving), None
-    if distributed.is_primary() and folder.exists():
-      integrity.write_hashes(folder, SEAL, _AT_COMMIT & integrity.files_of(folder))
+    self._saving = None
 
-  def restore(self, like: TrainState, step: int | None = None) -> Restored | None:
+  def restore(self, like: TrainState, step: int | None = None, *, only: str = "") -> Restored | None:
     """The newest checkpoint that is whole (or that of `step`), placed as `like`; None where there is none.
 
     A damaged one is passed over with a warning that names it, and set aside as <step>.damaged by a writer.
 
     Args:
-      like: the state, or `jax.ShapeDtypeStruct`s with shardings; of any mesh and number of processes.
+      like: the state, or `jax.ShapeDtypeStruct`s: with shardings, of any mesh and number of processes, or
+        without, for NumPy arrays.
       step: of the checkpoint; None for the newest.
+      only: how the paths of the arrays begin that are read, such as "ema/0.999/"; the rest is ... .
 
     Raises:
       ValueError: `step` has no checkpoint, or a damaged one; all are damaged; the stored arrays differ in
         shape or dtype from `like`.
     """
     steps = self.steps()
-    if step is None and not steps:
+    found = distributed.agreed(self._choose(steps, step) if distributed.is_primary() else 0)
+    if found == _NONE:
       return None
-    if step is not None and step not in steps:
+    if found == _ABSENT:
       raise ValueError(f"step must be one of the checkpoints {steps} in {self.folder}; got {step}")
-    wanted = steps[::-1] if step is None else [step]
-    step = distributed.agreed(self._newest_whole(wanted) if distributed.is_primary() else 0)
-    if step < 0:
+    if found == _DAMAGED:
+      wanted = steps[::-1] if step is None else [step]
       raise ValueError(f"a checkpoint must be whole; got damaged ones alone in {self.folder}: {wanted}")
-    if self._writable and step != wanted[0]:
-      distributed.on_primary(lambda: _set_aside(self.folder, wanted[: wanted.index(step)]))
+    if self._writable and step is None:
+      distributed.on_primary(lambda: _set_aside(self.folder, [later for later in steps if later > found]))
       self._manager.reload()
-    _check_same(self._manager.item_metadata(step)["state"], like)
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    how = ocp.checkpoint_utils.construct_restore_args(abstract)
+    _check_same(self._manager.item_metadata(found)["state"], like)
+    wanted = jax.tree_util.tree_map_with_path(
+      lambda path, leaf: leaf if _name(path).startswith(only) else ocp.PLACEHOLDER, like
+    )
     items = self._manager.restore(
-      step,
+      found,
       args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(abstract, how),
+        state=ocp.args.PyTreeRestore(wanted, jax.tree.map(_how, wanted)),
         data=ocp.args.JsonRestore(),
         meta=ocp.args.JsonRestore(),
       ),
     )
-    return Restored(step=step, state=items["state"], data=items["data"], meta=items["meta"])
+    return Restored(step=found, state=items["state"], data=items["data"], meta=items["meta"])
 
-  def _newest_whole(self, steps: list[int]) -> int:
-    """The first of these that has no damage, with a warning for those before; -1 for none."""
-    for step in steps:
-      folder = self.folder / str(step)
+  def _choose(self, steps: list[int], step: int | None) -> int:
+    """The step to restore, with a warning for damaged ones before it; or why there is none."""
+    if step is None and not steps:
+      return _NONE
+    if step is not None and step not in steps:
+      return _ABSENT
+    for candidate in steps[::-1] if step is None else [step]:
+      folder = self.folder / str(candidate)
       found = [integrity.damage(folder, name) for name in (HASHES, SEAL) if (folder / name).exists()]
       if not any(found):
         if not found:
           warnings.warn(f"checkpoint {folder} is older than hashes: not verified", stacklevel=3)
-        return step
+        return candidate
       warnings.warn(f"checkpoint {folder} is damaged, passed over: {max(found)}", stacklevel=3)
-    return -1
+    return _DAMAGED
 
   def _write_hashes(self) -> None:
     """Called by orbax before it commits a step, so that no complete step is without hashes."""
     for folder in self.folder.glob(f"{self._saving}.*-tmp*"):
       integrity.write_hashes(folder, HASHES, integrity.files_of(folder) - {HASHES, *_AT_COMMIT})
 
-  def _failed(self, error: Exception) -> OSError:
+  def _failed(self, error: Exception) -> SaveError:
     step, self._saving = self._saving, None
-    return OSError(f"step {step} could not be saved: {error}; last good checkpoint: {self.last_good}")
+    return SaveError(f"step {step} could not be saved: {error}; last good checkpoint: {self.last_good}")
+
+
+def _how(leaf):
+  """How orbax reads an array: where it is wanted, or into NumPy; it takes anything for what it leaves out."""
+  sharding = getattr(leaf, "sharding", None)
+  if sharding is None:
+    return ocp.RestoreArgs(restore_type=np.ndarray)
+  return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+
+
+def _name(path) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _complete(step_folder: pathlib.Path) -> bool:
@@ -233,10 +275,7 @@ def _check_same(stored, like: TrainState) -> None:
 
   def describe(tree):
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-      jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
-      for path, leaf in leaves
-    }
+    return {_name(path): (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in leaves}
 
   old, new = describe(stored), describe(like)
   for name in sorted({*old, *new}):

@@ -132,9 +132,9 @@ def describe(state: Mapping[str, np.ndarray], weights: Weights) -> tuple[RunConf
   size = {"width": width, "depth": depth, "heads": weights.heads or heads, "patch": patch}
   side = grid * patch
   data = {"path": weights.data, "classes": classes, "shape": (side, side, channels)}
-  data |= {"latent_scale": weights.latent_scale, "latent_shift": weights.latent_shift}
+  latents = {"latent_scale": weights.latent_scale, "latent_shift": weights.latent_shift}
   config = RunConfig(
-    data=DataConfig(name="arrays", **data),
+    data=DataConfig(name="arrays", **data, **latents),
     model=ModelConfig(name="dit", precondition=False, dit=own, **size),
     draws=DrawConfig(
       label_dropout=0.2,
@@ -145,7 +145,7 @@ def describe(state: Mapping[str, np.ndarray], weights: Weights) -> tuple[RunConf
     ema=_EMA,
     steps=1,
   )
-  info = DataInfo(shape=(side, side, channels), num_classes=classes, data_std=1.0, image=False)
+  info = DataInfo(shape=(side, side, channels), num_classes=classes, data_std=1.0, image=False, **latents)
   return config, info
 
 

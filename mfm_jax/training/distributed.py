@@ -29,11 +29,12 @@ def join(*, detect: bool = False) -> None:
     except (ValueError, RuntimeError) as error:
       raise ValueError(f"--distributed must find a cluster; got none: {error}") from None
     return
-  if PROCESSES not in found and INDEX not in found:
+  if not found:
     return
   if len(found) < 3:
     raise ValueError(
-      f"{COORDINATOR}, {PROCESSES} and {INDEX} must be set together; got {', '.join(sorted(found))} alone"
+      f"{COORDINATOR}, {PROCESSES} and {INDEX} must be set together, or --distributed given; got "
+      f"{', '.join(sorted(found))} alone"
     )
   count, index = (_number(name, found[name]) for name in (PROCESSES, INDEX))
   if index >= count:
@@ -53,11 +54,19 @@ def is_primary() -> bool:
 
 
 def on_primary(act: Callable[[], Any]) -> None:
-  """Calls `act` in the primary process; the others wait until it is done."""
+  """Calls `act` in the primary process; the others wait until it is done.
+
+  Raises:
+    OSError: in the others, where it fails in the primary, which raises its own error.
+  """
+  error = None
   if is_primary():
-    act()
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(getattr(act, "__qualname__", "act"))
+    try:
+      act()
+    except Exception as found:
+      error = found
+  if not agreed(error is None):
+    raise error or OSError("process 0 must do its part; got an error there")
 
 
 def agreed(value: int) -> int:
@@ -83,7 +92,11 @@ def shared(make: Callable[[int], np.ndarray], shapes: list[tuple[int, ...]]) -> 
 
 
 def to_host(tree: PyTree) -> PyTree:
-  """Whole NumPy arrays of global ones, in every process; all must call it."""
-  if jax.process_count() == 1:
-    return jax.device_get(tree)
-  return multihost_utils.process_allgather(tree, tiled=True)
+  """Whole NumPy arrays, also of global ones, in every process; all must call it."""
+
+  def whole(x):
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+      return multihost_utils.process_allgather(x, tiled=True)
+    return jax.device_get(x)
+
+  return jax.tree.map(whole, tree)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from mfm_jax import oracles
 from mfm_jax.data import datasets
 from mfm_jax.flow_map import marginal_velocity
-from mfm_jax.training import averages, folder, optimizer, run, sharding, step
+from mfm_jax.training import averages, flops, folder, optimizer, run, sharding, step
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.folder import DataInfo
 from mfm_jax.training.state import create
@@ -67,12 +67,20 @@ def abstract_step(
   return step.make_train_step(loss, optimiser, config.seed, **how), (state, frozen, batch)
 
 
+def step_flops(config: RunConfig, info: DataInfo) -> int:
+  """FLOPs of a train step, over all devices, without what is computed again to save memory."""
+  model = dataclasses.replace(config.model, dit=dataclasses.replace(config.model.dit, remat="none"))
+  train_step, arguments = abstract_step(dataclasses.replace(config, model=model, accumulate=1), info)
+  return flops.count(train_step, *arguments)
+
+
 def dry_run(config: RunConfig) -> dict[str, Any]:
   """Compiles the train step for the devices here and says what it takes; trains nothing.
 
   Returns:
-    parameters, those of the teacher, seconds of lowering and compilation, and from the compiler's memory
-    analysis, in bytes a device: arguments (state, teacher, batch), temporary, output that is not donated.
+    parameters, those of the teacher, seconds of lowering and compilation, FLOPs of a step, and from the
+    compiler's memory analysis, in bytes a device: arguments (state, teacher, batch), temporary, output
+    that is not donated.
   """
   info, mesh = info_of(config), sharding.make_mesh(config.mesh)
   sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
@@ -90,6 +98,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     "parameters": _size(arguments[0].params),
     "teacher_parameters": _size(arguments[1]),
     "seconds_compile": round(seconds, 2),
+    "flops": step_flops(config, info),
     "bytes_arguments": memory.argument_size_in_bytes,
     "bytes_temporary": memory.temp_size_in_bytes,
     "bytes_output": memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -98,6 +107,8 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     shown = (
       f"{value / 2**30:.2f} GiB"
       if name.startswith("bytes")
+      else f"{value / 1e12:,.4g} TFLOP a step, {value / config.batch_size / 1e9:,.4g} GFLOP an example"
+      if name == "flops"
       else f"{value:,}"
       if type(value) is int
       else value

@@ -1,6 +1,7 @@
 """Reports on a trained run: posterior and value fidelity, use of every conditioning input.
 
-Mixtures are compared with closed forms, images with GLASS rollouts and the training set's exact posterior.
+Mixtures are compared with closed forms; images, latents and other data with GLASS rollouts, and labelled
+images in memory with the training set's exact posterior.
 """
 
 from collections.abc import Sequence
@@ -10,15 +11,20 @@ import numpy as np
 
 from mfm_jax import checks
 from mfm_jax.data import datasets
-from mfm_jax.data.sources import to_pixels
+from mfm_jax.data.sources import ArraySource, to_pixels
 from mfm_jax.metrics import classes, closed_form, rollouts
 from mfm_jax.rewards import likelihoods
 from mfm_jax.training import generate
+from mfm_jax.training.classifier import decode_for
 from mfm_jax.training.conditioning import conditioning_rows
 from mfm_jax.training.run import Run
+from mfm_jax.types import Decode
+from mfm_jax.viz import grids
+from mfm_jax.viz.files import write_atomically
 
 IMAGE_TIMES = (0.1, 0.2, 0.3, 0.5, 0.8)
 ROLLOUT_STEPS = 30  # Heun steps of the GLASS reference
+GRID, GRID_DRAWS = 4, 6  # contexts for each t, and draws of each, in the picture
 INK = 20.0  # weight of the mean pixel in the value report's reward
 METRICS = ("posterior", "value", "conditioning")
 Rows = list[dict[str, float]]
@@ -33,8 +39,11 @@ def evaluate(
   draws: int = 0,
   steps: int = 1,
   times: Sequence[float] = (),
+  decode: Decode | None = None,
 ) -> dict[str, Rows]:
-  """Tables by name, one row for each t.
+  """Tables by name, one row for each t; of pictures also samples/fidelity.png in the run folder.
+
+  The picture has GRID contexts for each t, one a row: x_t, GRID_DRAWS draws, as many rollouts.
 
   Args:
     run: a trained map.
@@ -44,10 +53,10 @@ def evaluate(
     draws: posterior draws a context; 0 for 1024 (mixture posterior), 16384 (mixture value) or 64.
     steps: jumps of the map.
     times: () for the defaults of the paper's tables.
+    decode: model space -> pictures in [0, 1], for the picture; None for that of images.
 
   Raises:
-    ValueError: no metric or an unknown one, t outside [0, 1], a plain flow, draws of other data than
-      mixtures and labelled images.
+    ValueError: no metric or an unknown one, t outside [0, 1], a plain flow.
   """
   checks.at_least("number of metrics", len(metrics), 1)
   for metric in metrics:
@@ -60,13 +69,10 @@ def evaluate(
     run.require_map()
     if run.config.data.name == "mixture":
       out |= _mixture(run, draw_metrics, key, contexts, draws, steps, times)
-    elif run.info.image and run.info.num_classes:
-      sizes = contexts or 32, draws or 64
-      out |= _images(run, draw_metrics, key, *sizes, steps, times or IMAGE_TIMES)
     else:
-      raise ValueError(
-        f"metrics {draw_metrics} need a mixture or labelled images; got {run.config.data.name}"
-      )
+      sizes = contexts or 32, draws or 64
+      decode = decode or decode_for(run.info)
+      out |= _others(run, draw_metrics, key, *sizes, steps, times or IMAGE_TIMES, decode)
   if "conditioning" in metrics:
     out["conditioning"] = conditioning_rows(run, seed=seed)
   return out
@@ -98,11 +104,16 @@ def _mixture(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows
   return out
 
 
-def _images(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]:
-  """Draws and rollouts without a label: the posterior of the data, not of one class."""
+def _others(run, metrics, key, contexts, draws, steps, times, decode) -> dict[str, Rows]:
+  """Draws and rollouts without a label: the posterior of the data, not of one class.
+
+  Where the data are labelled images in memory, their exact posterior is a second reference.
+  """
   source = datasets.load(run.config.data).train
-  judge, train = classes.judge_of(source), source.take(np.arange(len(source)))
-  out = {metric: [] for metric in metrics}
+  exact = run.info.image and run.info.num_classes and isinstance(source, ArraySource)
+  if exact and "posterior" in metrics:
+    judge, train = classes.judge_of(source), source.take(np.arange(len(source)))
+  out, lines = {metric: [] for metric in metrics}, []
   for i, t in enumerate(times):
     keys = jax.random.split(jax.random.fold_in(key, i), 4)
     given = generate.test_contexts(run, keys[0], t, contexts)
@@ -112,26 +123,35 @@ def _images(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]
       generate.posterior_samples(run, key, **given, num=draws, sampler="glass", steps=ROLLOUT_STEPS)
       for key in keys[2:]
     )
+    shown = given["x_t"][:, None], drawn[:, :GRID_DRAWS], reference[:, :GRID_DRAWS]
+    lines.append(np.concatenate(shown, axis=1)[:GRID])
     if "posterior" in metrics:
       row = rollouts.energy_row(drawn, reference, again)
-      row |= rollouts.data_row(
-        drawn,
-        reference,
-        given["x_t"],
-        given["t"],
-        judge,
-        train,
-        run.info.num_classes,
-        run.interpolant,
-      )
+      row |= rollouts.spread_row(drawn, reference, again)
+      if exact:
+        row |= rollouts.data_row(
+          drawn,
+          reference,
+          given["x_t"],
+          given["t"],
+          judge,
+          train,
+          run.info.num_classes,
+          run.interpolant,
+        )
       out["posterior"].append({"t": t, **row})
     if "value" in metrics:
       row = rollouts.value_row(drawn, reference, _ink)
       floor = rollouts.value_row(again, reference, _ink)
       out["value"].append({"t": t, **row, "value_floor": floor["value_error"]})
+  if decode is not None:
+    rows = np.concatenate(lines)
+    pictures = np.asarray(decode(rows.reshape(-1, *rows.shape[2:])))
+    png = grids.png_bytes(grids.image_grid(pictures, columns=rows.shape[1]))
+    write_atomically(run.workdir / "samples" / "fidelity.png", png)
   return out
 
 
 def _ink(x: np.ndarray) -> np.ndarray:
-  """The value report's reward of images: INK times the mean pixel."""
+  """The value report's reward: INK times the mean pixel, of latents and vectors the mean coordinate."""
   return INK * to_pixels(x).reshape(len(x), -1).mean(axis=1)

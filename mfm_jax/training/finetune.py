@@ -52,7 +52,7 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
   base = run.load_run(config.base)
   base.require_map()
   base.check_guidance(config.draws.guidance)
-  what, reward = subject.from_run(base), config.build_reward()
+  what, reward = subject.from_run(base, decoder=config.decoder), config.build_reward()
   subject.check(what, reward, config.steering)
   folder.check_workdir(workdir, config, base.info, folder.FINETUNED)
   guided = bool(base.config.draws.guidance_scales)
@@ -83,7 +83,7 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     given=base.params,
     loss=make_loss(base, tuned, config.loss, draws, reward, what.decode),
     frozen=base.params,
-    batches=loop.batches_of(dataset.train, config, config.seed),
+    batches=loop.batches_of(dataset.train, config, config.seed, mesh),
     evaluation=evaluation,
     sources={"base": base.sha256, "reward": config.steering.classifiers},
     limits={"invalid": INVALID_LIMIT},

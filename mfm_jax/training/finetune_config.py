@@ -21,6 +21,7 @@ class FinetuneConfig:
     base: folder of a trained map; its longest average is fine-tuned.
     reward, more_rewards: what it is fine-tuned to; they are added.
     multiplier: multiplies their sum: lambda.
+    decoder: see `SteerConfig`.
     draws: laws of times, labels and guidance, and the number of posterior draws.
     loss: shift of the reward, sigma^2.
   """
@@ -29,6 +30,7 @@ class FinetuneConfig:
   reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
   more_rewards: tuple[RewardConfig, ...] = ()
   multiplier: float = 1.0
+  decoder: str = ""
   draws: FTDrawConfig = dataclasses.field(default_factory=FTDrawConfig)
   loss: FTObjective = dataclasses.field(default_factory=FTObjective)
   optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -63,7 +65,7 @@ class FinetuneConfig:
       return dataclasses.replace(reward, weight=self.multiplier * reward.weight)
 
     more = tuple(map(scaled, self.more_rewards))
-    return SteerConfig(reward=scaled(self.reward), more_rewards=more, methods=("base",))
+    return SteerConfig(reward=scaled(self.reward), more_rewards=more, methods=("base",), decoder=self.decoder)
 
   def build_reward(self) -> Reward:
     """The sum of the rewards times the multiplier.

@@ -11,6 +11,8 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from mfm_jax.models import convolution
+
 
 def count(function: Callable, *args: Any) -> int:
   """Multiplications and additions of `function(*args)`; the arguments may be shapes.
@@ -36,10 +38,16 @@ def _equation(equation: core.JaxprEqn) -> int:
   if name == "conv_general_dilated":
     kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
     per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]  # inputs of one output
-    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
+    # Of a dilated input, as in the gradient of a strided convolution, the rest are zeros.
+    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output // math.prod(params["lhs_dilation"])
+  if name == convolution.NAME:
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(equation.invars[1].aval.shape[:3])
   if name == "cond":
     return max(_of(branch.jaxpr) for branch in params["branches"])
   inner = sum(_of(jaxpr) for value in params.values() for jaxpr in _jaxprs(value))
+  if name == "shard_map":  # its program is that of one device
+    axes = params.get("newly_manual_axes", params.get("manual_axes"))  # the name depends on JAX's version
+    return inner * math.prod(params["mesh"].shape[axis] for axis in axes)
   return inner * params["length"] if name == "scan" else inner
 
 

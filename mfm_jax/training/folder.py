@@ -23,6 +23,9 @@ class DataInfo:
   num_classes: int
   data_std: float
   image: bool
+  latent_scale: float = 1.0
+  latent_shift: float = 0.0
+  autoencoder: str = ""
 
 
 def data_info(dataset: Dataset) -> DataInfo:
@@ -50,7 +53,7 @@ def check_workdir(workdir: pathlib.Path, config: Any, info: DataInfo, kind: str)
     stored["config"].pop(key, None)
     new["config"].pop(key, None)
   changed = differences(stored["config"], new["config"])
-  changed += differences(stored["data"], new["data"], "data")
+  changed += differences(_data(stored), new["data"], "data")
   if changed:
     raise ValueError(
       f"the run in {workdir} can be resumed only with its own configuration; got {'; '.join(changed)}"
@@ -85,7 +88,7 @@ def read(workdir: pathlib.Path, config_type: type, *kinds: str) -> tuple[Any, Da
     ValueError: a missing folder, one without config.json, of another format or of another kind.
   """
   stored = _read(workdir, *kinds)
-  info = {**stored["data"], "shape": tuple(stored["data"]["shape"])}
+  info = {**_data(stored), "shape": tuple(stored["data"]["shape"])}
   return from_dict(config_type, stored.get("run", stored["config"])), DataInfo(**info)
 
 
@@ -102,6 +105,13 @@ def describe(config: Any, info: DataInfo, kind: str, *, run: Any = None) -> dict
   data = {**dataclasses.asdict(info), "shape": list(info.shape)}
   out = {"format": FORMAT, "kind": kind, "config": to_dict(config), "data": data}
   return out if run is None else {**out, "run": to_dict(run)}
+
+
+def _data(stored: dict[str, Any]) -> dict[str, Any]:
+  """The data description; what older folders do not have there, from the configuration of the data."""
+  own = stored.get("run", stored["config"]).get("data", {})
+  older = {name: own[name] for name in ("latent_scale", "latent_shift") if name in own}
+  return {"autoencoder": "", **older, **stored["data"]}
 
 
 def _read(workdir: pathlib.Path, *kinds: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Samples from a trained run: marginal and posterior, by the map or by integrating its velocity."""
 
+import functools
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,9 @@ from mfm_jax import checks, times
 from mfm_jax.data import datasets
 from mfm_jax.interpolants import interpolate
 from mfm_jax.sampling import integrators, marginal, posterior, refinement
-from mfm_jax.training import distributed
+from mfm_jax.training import distributed, sharding
 from mfm_jax.training.run import Run
-from mfm_jax.types import Array, PRNGKey
+from mfm_jax.types import Array, Cond, PRNGKey
 
 MARGINAL_SAMPLERS = ("map", "ode", "sde")
 POSTERIOR_SAMPLERS = ("map", "glass")
@@ -38,9 +40,7 @@ def marginal_samples(
     run: a trained run.
     key: typed key.
     num: how many.
-    sampler: "map", K-step refinement of a map; "ode", Heun on the probability flow; "sde",
-      Euler-Maruyama from t = 1e-3; "" for map, or ode where the run is a plain flow.
-    steps: of the sampler; 0 for 1 (map), 50 (ode) or 250 (sde).
+    sampler, steps: see `marginal_sampler`.
     label: (num,), None for the null label.
     guidance: a trained scale.
 
@@ -48,20 +48,44 @@ def marginal_samples(
     ValueError: an unknown sampler, "map" for a plain flow, counts below 1, a label or scale that the run
       does not have.
   """
+  checks.at_least("num", num, 1)
+  sample = marginal_sampler(run, sampler=sampler, steps=steps)
+  cond = run.cond(label, guidance, num)
+  parts = [slice(start, min(start + BATCH, num)) for start in range(0, num, BATCH)]
+  shapes = [(rows.stop - rows.start, *run.info.shape) for rows in parts]
+
+  def make(i: int) -> np.ndarray:
+    part = jax.tree.map(lambda leaf: leaf[parts[i]], cond)
+    return np.asarray(sample(jax.random.fold_in(key, i), shapes[i][0], part))
+
+  return np.concatenate(distributed.shared(make, shapes))
+
+
+def marginal_sampler(run: Run, *, sampler: str = "", steps: int = 0) -> Callable[[PRNGKey, int, Cond], Array]:
+  """`sample(key, n, cond) -> (n, ...)`, compiled once for each n, split over this process's devices.
+
+  Args:
+    run: a trained run.
+    sampler: "map", K-step refinement of a map; "ode", Heun on the probability flow; "sde",
+      Euler-Maruyama from t = 1e-3; "" for map, or ode where the run is a plain flow.
+    steps: of the sampler; 0 for 1 (map), 50 (ode) or 250 (sde).
+
+  Raises:
+    ValueError: an unknown sampler, "map" for a plain flow, steps below 1.
+  """
   sampler = sampler or ("map" if run.config.is_map else "ode")
   checks.one_of("sampler", sampler, MARGINAL_SAMPLERS)
-  checks.at_least("num", num, 1)
   steps = steps or {"map": 1, "ode": 50, "sde": 250}[sampler]
   checks.at_least("steps", steps, 1)
   if sampler == "map":
     run.require_map()
-  cond = run.cond(label, guidance, num)
   model, interpolant = run.parts.model, run.interpolant
 
-  @jax.jit
-  def sample(params, key, cond, like):
+  @functools.partial(jax.jit, static_argnames="n")
+  def sample(params, key, cond, n):
     key_start, key_path = jax.random.split(key)
-    velocity, x = model.velocity(params), jax.random.normal(key_start, like.shape)
+    velocity = model.velocity(params)
+    x = sharding.split_rows(jax.random.normal(key_start, (n, *run.info.shape)))
     if sampler == "map":
       return refinement.refine(key_path, x, times.grid(steps), velocity, interpolant, cond)[0]
     flow = run.marginal_of(params)
@@ -73,14 +97,7 @@ def marginal_samples(
     grid = times.grid(steps, start=SDE_START, power=2.0)
     return integrators.sde(key_path, x, grid, drift, sigma)[0]
 
-  parts = [slice(start, min(start + BATCH, num)) for start in range(0, num, BATCH)]
-  shapes = [(rows.stop - rows.start, *run.info.shape) for rows in parts]
-
-  def make(i: int) -> np.ndarray:
-    part = jax.tree.map(lambda leaf: leaf[parts[i]], cond)
-    return np.asarray(sample(run.params, jax.random.fold_in(key, i), part, jnp.zeros(shapes[i])))
-
-  return np.concatenate(distributed.shared(make, shapes))
+  return lambda key, n, cond: sample(run.params, key, cond, n)
 
 
 def posterior_samples(
@@ -102,13 +119,35 @@ def posterior_samples(
     key: typed key.
     t, x_t: contexts (n,), (n, ...).
     num: draws a context.
-    sampler: "map", `steps` jumps of a map; "glass", the GLASS inner ODE on the run's marginal velocity
-      (also for a plain flow); "" for map, or glass where the run is a plain flow.
-    steps: of the sampler; 0 for 1 (map) or 50 Heun steps (glass).
+    sampler, steps: see `posterior_sampler`.
     label, guidance: as `marginal_samples`, (n,).
 
   Raises:
     ValueError: as `marginal_samples`; t outside [0, 1], shapes that disagree with the run's.
+  """
+  t, x_t = jnp.asarray(t, jnp.float32), jnp.asarray(x_t, jnp.float32)
+  sample = posterior_sampler(run, num=num, sampler=sampler, steps=steps)
+  checks.shape("x_t", x_t, (None, *run.info.shape))
+  checks.shape("t", t, x_t.shape[:1])
+  checks.in_interval("t", t)
+  checks.at_least("number of contexts", len(t), 1)
+  return np.asarray(sample(key, t, x_t, run.cond(label, guidance, len(t))))
+
+
+def posterior_sampler(
+  run: Run, *, num: int, sampler: str = "", steps: int = 0
+) -> Callable[[PRNGKey, Array, Array, Cond], Array]:
+  """`sample(key, t, x_t, cond) -> (contexts, num, ...)`, compiled once for each number of contexts.
+
+  Args:
+    run: a trained run.
+    num: draws a context.
+    sampler: "map", `steps` jumps of a map; "glass", the GLASS inner ODE on the run's marginal velocity
+      (also for a plain flow); "" for map, or glass where the run is a plain flow.
+    steps: of the sampler; 0 for 1 (map) or 50 Heun steps (glass).
+
+  Raises:
+    ValueError: an unknown sampler, "map" for a plain flow, num or steps below 1.
   """
   sampler = sampler or ("map" if run.config.is_map else "glass")
   checks.one_of("sampler", sampler, POSTERIOR_SAMPLERS)
@@ -117,24 +156,18 @@ def posterior_samples(
   checks.at_least("num", num, 1)
   steps = steps or {"map": 1, "glass": 50}[sampler]
   checks.at_least("steps", steps, 1)
-  t, x_t = jnp.asarray(t, jnp.float32), jnp.asarray(x_t, jnp.float32)
-  checks.shape("x_t", x_t, (None, *run.info.shape))
-  checks.shape("t", t, x_t.shape[:1])
-  checks.in_interval("t", t)
-  checks.at_least("number of contexts", len(t), 1)
-  cond = run.cond(label, guidance, len(t))
   model, interpolant = run.parts.model, run.interpolant
-  chunk = max(BATCH // len(t), 1)
 
   @jax.jit
-  def sample(params, key):
+  def sample(params, key, t, x_t, cond):
+    x_t, chunk = sharding.split_rows(x_t), max(BATCH // len(t), 1)
     if sampler == "map":
       velocity = model.velocity(params)
       return posterior.draw(key, velocity, t, x_t, cond, draws=num, steps=steps, chunk=chunk)
     flow, grid = run.marginal_of(params), times.grid(steps)
     return posterior.draw_glass(key, flow, interpolant, t, x_t, cond, draws=num, times=grid, chunk=chunk)
 
-  return np.asarray(sample(run.params, key))
+  return lambda key, t, x_t, cond: sample(run.params, key, t, x_t, cond)
 
 
 def read_contexts(path: str | pathlib.Path, run: Run) -> dict[str, np.ndarray]:

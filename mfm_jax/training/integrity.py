@@ -22,12 +22,16 @@ def damage(folder: pathlib.Path, name: str) -> str:
     hashes = json.loads((folder / name).read_bytes())
     files = sorted(hashes)
     wanted = [hashes[file] for file in files]
-  except (ValueError, TypeError, KeyError) as error:
+  except (OSError, ValueError, TypeError, KeyError) as error:
     return f"{name} is no list of hashes: {error}"
   missing = [file for file in files if not (folder / file).is_file()]
   if missing:
     return f"{missing[0]} is missing"
-  changed = [file for file, ours, theirs in zip(files, _digests(folder, files), wanted) if ours != theirs]
+  try:
+    found = _digests(folder, files)
+  except OSError as error:  # a disk that fails
+    return f"a file cannot be read: {error}"
+  changed = [file for file, ours, theirs in zip(files, found, wanted, strict=True) if ours != theirs]
   return f"{changed[0]} is not what was written" if changed else ""
 
 

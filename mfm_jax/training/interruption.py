@@ -11,7 +11,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
-  """While it is entered the first signal is kept for the loop to ask for; a second one acts at once.
+  """While it is entered a signal is kept for the loop to ask for.
+
+  Ctrl-C after it acts at once. SIGTERM does not: launchers send it more than once, and SIGKILL follows.
 
   Of several processes JAX itself notices SIGTERM, the notice of preemption, in any of them, and says at which
   step all stop together.
@@ -32,9 +34,8 @@ class Interruption:
 
   def _keep(self, number: int, frame: FrameType | None) -> None:
     del frame
-    self._signal = number
-    for each, handler in self._before.items():
-      signal.signal(each, handler)
+    self._signal = self._signal or number
+    signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
   def reached(self, step: int) -> bool:
     """Whether the training must end after this step; to be asked at every one, in every process."""

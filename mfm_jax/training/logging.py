@@ -7,9 +7,13 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 from mfm_jax.training import distributed
+from mfm_jax.training.terminal import coloured
+
+FLUSH_SECONDS = 60  # between those of TensorBoard's file, which wait for the disk
 
 
 class MetricWriter:
@@ -32,7 +36,7 @@ class MetricWriter:
     # leaves its lines, and the next one evaluates again.
     self._written = {(line["step"], line["name"]) for line in kept if line["step"] == resume_step}
     self._file = self._path.open("a")
-    self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+    self._board = _Board(workdir / "tensorboard", resume_step + 1)
 
   @property
   def seconds(self) -> float:
@@ -52,13 +56,13 @@ class MetricWriter:
         continue
       line = {"step": step, "name": name, "value": float(value), "seconds": round(self.seconds, 3)}
       self._file.write(json.dumps(line) + "\n")
-      self._board.add_scalar(name, float(value), step)
+      self._board.add(step, summary.scalar(name, float(value)))
     self._file.flush()
 
   def image(self, step: int, name: str, picture: np.ndarray) -> None:
     """Writes a uint8 picture (H, W, 3) to TensorBoard."""
     if self._active:
-      self._board.add_image(name, picture, step, dataformats="HWC")
+      self._board.add(step, summary.image(name, picture, dataformats="HWC"))
 
   def progress(self, step: int, values: Mapping[str, float]) -> None:
     """One line with the terms, steps per second and the time left; a bar as well on a terminal."""
@@ -70,15 +74,47 @@ class MetricWriter:
     bar = ""
     if sys.stdout.isatty():
       done = 20 * step // self._total
-      bar = "[" + "#" * done + "." * (20 - done) + "] "
-    clock = f"{int(left) // 60}:{int(left) % 60:02d}"
-    print(f"{bar}step {step}/{self._total}  {terms}  {rate:.1f} steps/s  {clock} left", flush=True)
+      bar = "[" + coloured("#" * done, "green", sys.stdout) + "." * (20 - done) + "] "
+    print(f"{bar}step {step}/{self._total}  {terms}  {rate:.1f} steps/s  {clock(left)} left", flush=True)
 
   def close(self) -> None:
     """Flushes both files."""
     if self._active:
       self._file.close()
       self._board.close()
+
+
+class _Board:
+  """TensorBoard's event file, in which a step hides earlier events from `first` on.
+
+  tensorboardX's own writer has a thread, which a full disk ends, and a queue to it, in which the program then
+  waits for ever.
+  """
+
+  def __init__(self, folder: pathlib.Path, first: int):
+    folder.mkdir(parents=True, exist_ok=True)
+    self._events = event_file_writer.EventsWriter(str(folder / "events"))
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._write(event_pb2.Event(step=first, session_log=start))
+    self._flushed = time.monotonic()
+    self.close = self._events.close
+
+  def add(self, step: int, values: summary.Summary) -> None:
+    self._write(event_pb2.Event(step=step, summary=values))
+    if time.monotonic() - self._flushed > FLUSH_SECONDS:
+      self._events.flush()
+      self._flushed = time.monotonic()
+
+  def _write(self, event: event_pb2.Event) -> None:
+    event.wall_time = time.time()
+    self._events.write_event(event)
+
+
+def clock(seconds: float) -> str:
+  """Minutes and seconds, 1:05, from an hour on with the hours before them, 1:00:05."""
+  minutes, rest = divmod(int(seconds), 60)
+  hours, left = divmod(minutes, 60)
+  return f"{hours}:{left:02d}:{rest:02d}" if hours else f"{left}:{rest:02d}"
 
 
 def truncate(path: pathlib.Path, last_step: int) -> list[dict]:

@@ -63,7 +63,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
         lambda params, frozen, *rest: loss(sharding.whole(params, mesh), sharding.whole(frozen, mesh), *rest)
       ),
       frozen=frozen,
-      batches=_held_out(dataset, config),
+      batches=_held_out(dataset, config, mesh),
       painter=_painter(pieces, dataset, config),
       config=config,
       workdir=workdir,
@@ -80,7 +80,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
     given=start.given,
     loss=loss,
     frozen=frozen,
-    batches=batches_of(dataset.train, config, config.seed),
+    batches=batches_of(dataset.train, config, config.seed, mesh),
     evaluation=evaluation,
     sources={"teacher": teacher.identity if teacher else "", "init": start.identity},
   )
@@ -126,6 +126,7 @@ def fit(
   how = {"keep": config.keep_checkpoints, "keep_every": config.keep_every}
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", **how, writable=True))
+    stack.enter_context(checkpoints.named())
     interruption = stack.enter_context(Interruption())
     kept = None
     if config.ema_every:
@@ -133,20 +134,19 @@ def fit(
     like = jax.tree.map(
       lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
     )
-    restored, window = checkpoints.restore(like), []
+    restored, meta = checkpoints.restore(like), {}
     if restored is None:
-      given = sharding.place(given, sharding.by_rules(given, mesh, config.mesh))
-      state = jax.jit(fresh, out_shardings=places)(given)
+      given_places = sharding.by_rules(given, mesh, config.mesh)
+      state = jax.jit(fresh, out_shardings=places)(sharding.place(given, given_places))
     else:
-      _check_sources(restored.meta, sources, config)
-      state = restored.state
+      state, meta = restored.state, restored.meta
+      _check_sources(meta, sources, config)
       batches.set_state(restored.data)
-      window = restored.meta.get("window", [])
     done = int(state.step)
     finished = workdir / "summary.json"
     summary = json.loads(finished.read_text()) if finished.exists() else {"steps": None}
     # A run that was extended and killed has the summary of fewer steps.
-    if done >= config.steps and summary["steps"] == done:
+    if distributed.agreed(done >= config.steps and summary["steps"] == done):
       if distributed.is_primary():
         print(f"{workdir} is finished: {done} of {config.steps} steps", flush=True)
       return summary
@@ -167,9 +167,11 @@ def fit(
         meta=sources,
         limits=limits,
         interruption=interruption,
+        window=meta.get("window", []),
+        skipped=meta.get("skipped", 0),
       )
       train_step = step.make_train_step(loss, optimiser, config.seed, accumulate=config.accumulate, mesh=mesh)
-      state, compile_seconds = trainer(train_step, state, batches, window)
+      state, compile_seconds = trainer(train_step, state, batches)
       figures = evaluate(state)
     finally:
       writer.close()
@@ -187,7 +189,13 @@ def fit(
 
 @dataclasses.dataclass(kw_only=True)
 class _Trainer:
-  """Runs the steps: logs, evaluates and saves at their intervals, stops at values that are not finite."""
+  """Runs the steps: logs, evaluates and saves at their intervals, stops at values that are not finite.
+
+  Attributes:
+    window: metrics of the steps since the last logged one, so that the means that are logged after resuming
+      are those of an uninterrupted run.
+    skipped: steps in a row, now.
+  """
 
   config: Any  # as `fit` takes it
   mesh: Mesh
@@ -199,23 +207,23 @@ class _Trainer:
   meta: dict[str, Any]
   limits: Mapping[str, float]
   interruption: Interruption
-  skipped: int = 0  # steps in a row, now
+  window: list[dict[str, float | None]]
+  skipped: int
 
-  def __call__(self, train_step, state: TrainState, batches, window) -> tuple[TrainState, float]:
-    """From the state's step to the last: (state, seconds of compilation).
-
-    `window` holds the metrics of the steps since the last logged one, so that the means that are logged
-    after resuming are those of an uninterrupted run.
-    """
+  def __call__(self, train_step, state: TrainState, batches) -> tuple[TrainState, float]:
+    """From the state's step to the last: (state, seconds of compilation)."""
     config, first = self.config, int(state.step)
+    if first:
+      self._keep(state, first)  # a process killed while it saved may have left the checkpoint alone
     if first >= config.steps:
+      self._wait()
       return state, 0.0
     batch, position = self._next(batches)
     start = time.monotonic()
     compiled = step.compile_step(train_step, state, self.frozen, batch, self.mesh, config.mesh)
     seconds = time.monotonic() - start
     self.writer.start_steps()
-    window, pending = list(window), None
+    pending = None
     for now in range(first + 1, config.steps + 1):
       last = now == config.steps
       state, metrics = compiled(state, self.frozen, batch)
@@ -225,34 +233,48 @@ class _Trainer:
       # Fetched one step late, so that the device never waits for the host; at a save at once, so that
       # no parameters are kept that came from a value that is not finite.
       if pending is not None:
-        window.append(self._fetch(*pending))
+        self.window.append(self._fetch(*pending))
       pending = now, metrics
       leave = self.interruption.reached(now) and not last
       log = now % config.log_every == 0 or last
       save = now % config.checkpoint_every == 0 or last or leave
       if log or save:
-        window.append(self._fetch(*pending))
+        self.window.append(self._fetch(*pending))
         pending = None
       if log:
-        means = _means(window)
+        means = _means(self.window)
         self.writer.write(now, {f"train/{name}": value for name, value in means.items()})
         self.writer.progress(now, means)
         self.checkpoints.check()
         for name, limit in self.limits.items():
           if means.get(name, 0.0) > limit:
             self._stop(f"the mean of {name} must be at most {limit:g}; got {means[name]:g}", now)
-        window = []
+        self.window = []
+      if leave:  # before all else: there may be little time
+        self._save(state, after)
+        self.checkpoints.wait()
       if config.eval_every and now % config.eval_every == 0 and not last:
         self.evaluate(state)
-      if self.kept and (now % config.ema_every == 0 or last):
-        posthoc.keep(self.kept, state)
+      self._keep(state, now)
       if save:
-        self.checkpoints.save(state, after, {**self.meta, "window": window})
+        self._save(state, after)
       if leave:
-        self.checkpoints.wait()
+        self._wait()
         self.interruption.leave(f"saved {self.checkpoints.last_good}; the same command goes on")
-    self.checkpoints.wait()
+    self._wait()
     return state, seconds
+
+  def _save(self, state: TrainState, position: dict[str, Any]) -> None:
+    self.checkpoints.save(state, position, {**self.meta, "window": self.window, "skipped": self.skipped})
+
+  def _keep(self, state: TrainState, now: int) -> None:
+    if self.kept and (now % self.config.ema_every == 0 or now >= self.config.steps):
+      posthoc.keep(self.kept, state)
+
+  def _wait(self) -> None:
+    self.checkpoints.wait()
+    if self.kept:
+      self.kept.wait()
 
   def _next(self, batches) -> tuple[PyTree, dict[str, Any]]:
     """The next batch on the mesh, and the position of the data after it."""
@@ -319,21 +341,14 @@ class _Evaluation:
     return means
 
 
-def batches_of(source: Source, config: Any, seed: int):
+def batches_of(source: Source, config: Any, seed: int, mesh: Mesh):
   """This process's rows of the batches of config.batch_size; their iterator can be saved and restored."""
-  return iter(
-    pipeline.batches(
-      source,
-      batch_size=config.batch_size,
-      seed=seed,
-      host_index=jax.process_index(),
-      host_count=jax.process_count(),
-    )
-  )
+  rows = sharding.rows_of_process(config.batch_size, mesh)
+  return iter(pipeline.batches(source, batch_size=config.batch_size, seed=seed, rows=rows))
 
 
-def _held_out(dataset: Dataset, config: RunConfig) -> list[dict[str, np.ndarray]]:
-  batches = batches_of(dataset.test, config, EVAL_SEED)
+def _held_out(dataset: Dataset, config: RunConfig, mesh: Mesh) -> list[dict[str, np.ndarray]]:
+  batches = batches_of(dataset.test, config, EVAL_SEED, mesh)
   return [next(batches) for _ in range(config.eval_batches)]
 
 
@@ -346,6 +361,7 @@ def _painter(pieces: run.Parts, dataset: Dataset, config: RunConfig) -> pictures
     image=dataset.image,
     guided=bool(pieces.draws.guidance_scales),
     is_map=config.is_map,
+    mixture=config.mixture.build() if config.data.name == "mixture" else None,
   )
 
 

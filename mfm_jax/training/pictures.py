@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mfm_jax import flow_map, times
+from mfm_jax import flow_map, oracles, times
 from mfm_jax.data.sources import Source, to_pixels
 from mfm_jax.interpolants import Interpolant, interpolate
 from mfm_jax.sampling import integrators, marginal, posterior, refinement
@@ -31,6 +31,7 @@ class Painter:
     image: whether examples are images.
     guided: whether the network takes a guidance scale (pictures are at scale 1).
     is_map: False for a plain flow: ODE samples and no posterior.
+    mixture: the law of the data, where it is a mixture.
   """
 
   velocity: Callable[[PyTree], Velocity]
@@ -40,14 +41,17 @@ class Painter:
   image: bool
   guided: bool
   is_map: bool
+  mixture: oracles.GaussianMixture | None = None
 
   def pictures(self, params: PyTree) -> dict[str, np.ndarray]:
-    """uint8 (H, W, 3) by name: "samples", for a map of images "posterior"; none of latents."""
+    """uint8 (H, W, 3) by name: "samples", for a map of images or of a plane "posterior"; none of latents."""
     if not (self.image or len(self.test.shape) == 1):
       return {}
     out = {"samples": self.samples(params)}
     if self.is_map and self.image:
       out["posterior"] = self.posterior(params)
+    elif self.is_map and self.mixture is not None and self.test.shape == (2,):
+      out["posterior"] = self.posterior_in_the_plane(params)
     return out
 
   def samples(self, params: PyTree) -> np.ndarray:
@@ -73,6 +77,15 @@ class Painter:
       CONTEXT_TIMES,
     )
     return style.figure_array(figure)
+
+  def posterior_in_the_plane(self, params: PyTree, *, draws: int = 200) -> np.ndarray:
+    """One-step draws over exact ones for the first test point at CONTEXT_TIMES."""
+    x1 = jnp.asarray(self.test.take(np.arange(1))["x1"])
+    x_t, drawn = self._posterior(params, x1, draws)
+    t = np.asarray(CONTEXT_TIMES, np.float32)
+    exact = oracles.posterior_sample(jax.random.key(2), self.mixture, self.interpolant, t, x_t, draws)
+    clean = np.repeat(x1, len(t), axis=0)
+    return style.figure_array(panels.posterior_scatter(x_t, t, drawn, exact, clean=clean))
 
   def cond(self, label: Array) -> Cond:
     """Conditioning for these labels at guidance scale 1."""

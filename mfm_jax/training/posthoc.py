@@ -5,7 +5,7 @@ import pathlib
 import jax
 import numpy as np
 
-from mfm_jax.training import averages, sharding
+from mfm_jax.training import averages
 from mfm_jax.training.checkpoint import Checkpoints
 from mfm_jax.training.state import TrainState
 from mfm_jax.types import PyTree
@@ -15,8 +15,10 @@ TOLERANCE = 0.1  # largest relative error of a profile that is put together
 
 
 def keep(kept: Checkpoints, state: TrainState) -> None:
-  """Saves the power averages of a step; one that is there already is left alone."""
-  kept.save(_of(state.step, state.ema), {}, {})
+  """Saves the power averages of a step, which may be there already, as may those of later ones."""
+  newest = kept.newest()
+  if newest is None or newest < int(state.step):
+    kept.save(_of(state.step, state.ema), {}, {})
 
 
 def _of(step, ema: dict[str, PyTree]) -> TrainState:
@@ -29,17 +31,13 @@ def put_together(workdir: pathlib.Path, like: TrainState, length: float) -> tupl
 
   Args:
     workdir: run folder.
-    like: the run's state, as shapes.
+    like: the run's state, as shapes without places.
     length: in (0, averages.LONGEST].
 
   Raises:
     ValueError: a run that kept none, or none from which this one can be made.
   """
-  folder = workdir / FOLDER
-  everywhere = sharding.replicated(sharding.make_mesh())
-  own = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), _of(like.step, like.ema)
-  )
+  folder, own = workdir / FOLDER, _of(like.step, like.ema)
   if not own.ema or not folder.exists():
     raise ValueError(
       f"a power average needs a run with ema_lengths and ema_every; got {workdir}, which kept none"

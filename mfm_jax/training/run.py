@@ -175,19 +175,16 @@ def load_run(workdir: str | pathlib.Path, *, ema: str = "") -> Run:
     params = pieces.model.init(jax.random.key(0))
     return create(params, optimizer.build(config.optimizer, config.steps), averages.names(config))
 
-  everywhere = sharding.replicated(sharding.make_mesh())
-  like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(fresh)
-  )
-  with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints:
-    restored = checkpoints.restore(like)
-  if restored is None:
-    raise ValueError(f"workdir must hold a checkpoint; got none in {workdir}")
-  state, step = restored.state, restored.step
-  if power is not None and ema not in state.ema:
-    params, step = posthoc.put_together(workdir, like, power)
-  else:
-    params = state.params if ema == "raw" else state.ema[ema]
+  like = jax.eval_shape(fresh)
+  with Checkpoints(workdir / "checkpoints") as checkpoints:
+    if checkpoints.newest() is None:
+      raise ValueError(f"workdir must hold a checkpoint; got none in {workdir}")
+    if power is not None and ema not in like.ema:
+      params, step = posthoc.put_together(workdir, like, power)
+    else:
+      # Into the host's memory, and no more than is asked for: the whole state may not fit on one device.
+      restored = checkpoints.restore(like, only="params/" if ema == "raw" else f"ema/{ema}/")
+      params, step = restored.state.params if ema == "raw" else restored.state.ema[ema], restored.step
   params = on_own_devices(params)
   return Run(
     workdir=workdir,
@@ -204,7 +201,7 @@ def load_run(workdir: str | pathlib.Path, *, ema: str = "") -> Run:
 
 
 def on_own_devices(params: PyTree) -> PyTree:
-  """Global parameters whole on each of this process's devices, for what is split over these."""
+  """Parameters whole on each of this process's devices, for what is split over these; all must call it."""
   params = distributed.to_host(params) if jax.process_count() > 1 else params
   return jax.device_put(params, sharding.replicated(sharding.local_mesh()))
 
@@ -222,7 +219,7 @@ def read_config(workdir: pathlib.Path) -> tuple[RunConfig, DataInfo]:
 class Teacher:
   """A frozen flow: its marginal velocity as a function of its parameters."""
 
-  params: PyTree
+  params: PyTree  # in the host's memory
   marginal: Callable[[PyTree], MarginalVelocity]
   identity: str  # "oracle", or the hash of the parameters
 
@@ -231,8 +228,8 @@ def teacher(config: RunConfig, info: DataInfo) -> Teacher | None:
   """The teacher of a run, None where no form asks for one.
 
   Raises:
-    ValueError: a teacher of another interpolant, shape or number of classes, or not trained at guidance scale
-      1, which teachers are asked at.
+    ValueError: a teacher of another interpolant, shape, number of classes or scale of latents, or not trained
+      at guidance scale 1, which teachers are asked at.
   """
   if not config.loss.needs_teacher:
     return None
@@ -246,7 +243,12 @@ def teacher(config: RunConfig, info: DataInfo) -> Teacher | None:
     raise ValueError(
       f"a teacher must be trained at guidance scale 1; got {config.teacher}, trained at {trained}"
     )
-  return Teacher(params=run.params, marginal=run.marginal_of, identity=run.sha256)
+  model = run.parts.model
+  return Teacher(
+    params=jax.device_get(run.params),
+    marginal=lambda params: flow_map.marginal_velocity(model.velocity(params)),
+    identity=run.sha256,
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,7 +256,7 @@ class Start:
   """The parameters before the first step: `init(given)`."""
 
   init: Callable[[PyTree], PyTree]
-  given: PyTree  # parameters that they come from, None for none
+  given: PyTree  # parameters that they come from, in the host's memory; None for none
   identity: str  # their hash, "" for none
 
 
@@ -264,7 +266,8 @@ def start(config: RunConfig, info: DataInfo, model: Model) -> Start:
   What that run's network lacks, or has for other scales of guidance, keeps its own initialisation.
 
   Raises:
-    ValueError: a config.init of another interpolant, shape or number of classes, or of another network.
+    ValueError: a config.init of another interpolant, shape, number of classes or scale of latents, or of
+      another network.
   """
 
   def own():
@@ -279,7 +282,7 @@ def start(config: RunConfig, info: DataInfo, model: Model) -> Start:
   if config.model.name == "dit" and not bool(jnp.any(params["net"]["context"]["kernel"])):
     preserve = config.model.dit.preserve_at_zero
     params = {**params, "net": dit.with_context(params["net"], preserve_at_zero=preserve)}
-  given = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+  given = {_name(path): jax.device_get(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
   if set(config.draws.guidance_scales) != set(run.config.draws.guidance_scales):
     given = {name: leaf for name, leaf in given.items() if "guidance" not in name}
   for path, leaf in jax.tree_util.tree_leaves_with_path(jax.eval_shape(own)):
@@ -319,11 +322,11 @@ def _check_same_network(config: RunConfig, run: Run) -> None:
 
 
 def _check_same_problem(config: RunConfig, info: DataInfo, run: Run, name: str) -> None:
-  for what, own, other in (
-    ("interpolant", config.interpolant, run.config.interpolant),
-    ("shape", info.shape, run.info.shape),
-    ("num_classes", info.num_classes, run.info.num_classes),
-  ):
+  facts = ["shape", "num_classes", "latent_scale", "latent_shift"]
+  if info.autoencoder and run.info.autoencoder:  # of arrays it is not known
+    facts.append("autoencoder")
+  pairs = [(fact, getattr(info, fact), getattr(run.info, fact)) for fact in facts]
+  for what, own, other in [("interpolant", config.interpolant, run.config.interpolant), *pairs]:
     if own != other:
       raise ValueError(
         f"the {name} must have the {what} of the run; got {other} in {run.workdir}, {own} here"

@@ -46,9 +46,14 @@ class MeshConfig:
         ) from None
       if not how:
         raise ValueError(f"mesh.rules must say how after the pattern; got {pattern!r} alone")
-      if how not in ([LARGEST], [WHOLE]):
-        for name in how:
-          checks.one_of("mesh.rules after the pattern", name, [*AXES, "", LARGEST, WHOLE])
+      for name in how:
+        checks.one_of("mesh.rules after the pattern", name, [*AXES, "", LARGEST, WHOLE])
+      named = [name for name in how if name]
+      if len(set(named)) < len(named) or (len(how) > 1 and {LARGEST, WHOLE} & {*named}):
+        raise ValueError(
+          f"mesh.rules must have {LARGEST} or {WHOLE} alone, or each axis of the mesh once; got {how} after "
+          f"{pattern!r}"
+        )
 
 
 def make_mesh(config: MeshConfig | None = None) -> Mesh:
@@ -153,8 +158,17 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     )
 
 
+def rows_of_process(batch_size: int, mesh: Mesh) -> np.ndarray:
+  """The rows of a global batch that this process's devices hold, ascending.
+
+  They need not follow each other: on a TPU pod a mesh goes along the wires, from host to host and back.
+  """
+  places = over_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+  return np.unique(np.concatenate([np.arange(batch_size)[place] for place in places]))
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> PyTree:
-  """This process's rows of a global batch as global arrays, split over the devices."""
+  """The rows of `rows_of_process` as global arrays, split over the devices."""
   sharding = over_batch(mesh)
   return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
@@ -163,3 +177,9 @@ def of_rows(rows: int) -> NamedSharding | None:
   """`over_batch` of this process's devices for a batch that they share equally; None where they cannot."""
   mesh = local_mesh()
   return over_batch(mesh) if mesh.size > 1 and rows % mesh.size == 0 else None
+
+
+def split_rows(x: jax.Array) -> jax.Array:
+  """In a compiled program: rows split over this process's devices, where they can share them equally."""
+  rows = of_rows(len(x))
+  return x if rows is None else jax.lax.with_sharding_constraint(x, rows)

@@ -118,7 +118,7 @@ class MethodConfig:
   steps: int = 0
   draws: int = 0
   jackknife: int = 8
-  scheme: str = "independent"
+  scheme: str = "orthogonal"
   weight: float = -1.0
   scales: tuple[float, ...] = (1.0,)
   bounded: bool = False
@@ -223,6 +223,7 @@ class SteerConfig:
     power: of the time grid, see `times.grid`.
     oracle_drift: the drift in closed form for a run of a mixture; only its posterior draws are its own.
     glass_steps: Heun steps of GLASS for each posterior draw of a marginal-only run; 0 refuses such a run.
+    decoder: folder or .safetensors file of the autoencoder of a run on latents, whose images are rewarded.
     num: samples of a seed, at least 2.
     tuning: held-out seeds on which scales are compared.
     seeds: sampling seeds, `seed`, `seed` + 1, ...; figures are their means.
@@ -248,6 +249,7 @@ class SteerConfig:
   power: float = 2.0
   oracle_drift: bool = False
   glass_steps: int = 0
+  decoder: str = ""
   num: int = 4096
   tuning: int = 1
   seeds: int = 1

@@ -3,13 +3,13 @@
 import io
 import json
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mfm_jax.data.sources import to_pixels
-from mfm_jax.training import comparison
+from mfm_jax.training import comparison, decoding, trajectories
 from mfm_jax.training.comparison import Assessor
 from mfm_jax.training.config import to_dict
 from mfm_jax.training.steer_config import SteerConfig
@@ -79,9 +79,11 @@ def steer(
     "ema": subject.run.ema if subject.run else None,
     "config": to_dict(config),
   }
-  for row, outcome in comparison.compare(subject, reward, config, assess):
+  recorded = trajectories.Recorder(subject, reward, config)
+  keep = trajectories.fits(subject, config)
+  for row, outcome in comparison.compare(subject, reward, config, assess, keep=keep):
     path = paths[row["method"]]
-    write(path, outcome, subject, assess, config)
+    write(path, outcome, subject, assess, config, recorded(row["method"], outcome))
     result["methods"].append(row)
     result["out"].append(str(path))
     write_atomically(summary, (json.dumps(result, indent=2) + "\n").encode())
@@ -116,10 +118,15 @@ def name(row: dict[str, Any]) -> str:
 
 
 def write(
-  path: pathlib.Path, outcome: Outcome, subject: Subject, assess: Assessor, config: SteerConfig
+  path: pathlib.Path,
+  outcome: Outcome,
+  subject: Subject,
+  assess: Assessor,
+  config: SteerConfig,
+  recorded: Mapping[str, np.ndarray] = types.MappingProxyType({}),
 ) -> None:
-  """The .npz of one method, and a picture beside it where its data can be drawn."""
-  arrays = {"x1": outcome.x1, "reward": outcome.reward}
+  """The .npz of one method, `recorded` in it, and a picture beside it where its data can be drawn."""
+  arrays = {"x1": outcome.x1, "reward": outcome.reward, **recorded}
   cond = subject.cond(len(outcome.x1)) or {}
   if "label" in cond:
     arrays["label"] = np.asarray(cond["label"])
@@ -135,8 +142,8 @@ def write(
 
 def _picture(x1: np.ndarray, subject: Subject, assess: Assessor, config: SteerConfig) -> bytes | None:
   """A grid of images, or a scatter beside the exact tilt; None for other data."""
-  if len(subject.shape) == 3:
-    return grids.png_bytes(grids.image_grid(to_pixels(x1[:80]), columns=10))
+  if len(subject.shape) == 3 and subject.decode is not None:
+    return grids.png_bytes(grids.image_grid(decoding.pictures(subject.decode, x1[:80]), columns=10))
   if subject.shape == (2,) and assess.tilt is not None:
     exact = assess.exact(len(x1), config.seed)
     return figure_png(panels.scatter_panel(x1, exact, "Steered samples", names=("steered", "exact tilt")))

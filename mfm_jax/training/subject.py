@@ -12,6 +12,7 @@ from mfm_jax.interpolants import Interpolant
 from mfm_jax.rewards import callback, composition
 from mfm_jax.sampling import posterior
 from mfm_jax.steering import cost
+from mfm_jax.training import decoding
 from mfm_jax.training.classifier import decode_for
 from mfm_jax.training.run import Run
 from mfm_jax.training.steer_config import SteerConfig
@@ -56,6 +57,7 @@ def from_run(
   guidance: float | None = None,
   glass_steps: int = 0,
   oracle_drift: bool = False,
+  decoder: str = "",
 ) -> Subject:
   """A trained run.
 
@@ -64,9 +66,11 @@ def from_run(
     label, guidance: a label (-1: the null label) and a trained guidance scale.
     glass_steps: of each posterior draw of a marginal-only run; with 0 it has none.
     oracle_drift: the marginal velocity in closed form, where the law is a known mixture.
+    decoder: file of the autoencoder of a run on latents, whose images are rewarded.
 
   Raises:
-    ValueError: a label or scale that the run was not trained with; oracle_drift where no law is known.
+    ValueError: a label or scale that the run was not trained with; oracle_drift where no law is known; what
+      `decoding` refuses of a decoder.
   """
   if label >= 0 or guidance is not None:
     run.cond(None if label < 0 else np.full(1, label), guidance, 1)
@@ -88,7 +92,7 @@ def from_run(
   return Subject(
     shape=run.info.shape,
     interpolant=run.interpolant,
-    decode=decode_for(run.info),
+    decode=decoding.decoder(decoding.read_vae(decoder), run.info) if decoder else decode_for(run.info),
     cond=cond,
     params=run.params,
     marginal=run.marginal_of if exact is None else lambda params: exact,

@@ -27,15 +27,17 @@ from mfm_jax.training.steer_config import RewardConfig, SteerConfig
 from mfm_jax.training.steered import Method
 from mfm_jax.types import PyTree
 
-# Dense bf16 peak of one device in TFLOP/s, by a part of its name (the vendors' data sheets).
+# Dense bf16 peak of one device in TFLOP/s, by a part of its name (from data sheets). The first counts:
+# v5e, "TPU v5 lite", comes before v5p, "TPU v5".
 PEAKS = {
   "H200": 989.0,
   "H100": 989.0,
   "A100": 312.0,
   "TPU v4": 275.0,
-  "TPU v5p": 459.0,
   "TPU v5 lite": 197.0,
-  "TPU v6 lite": 918.0,
+  "TPU v5e": 197.0,
+  "TPU v5": 459.0,
+  "TPU v6": 918.0,
 }
 WARM_UP = 3  # calls before those that are timed
 
@@ -82,9 +84,7 @@ def throughput(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
     and live_ratio, the step on live batches to the step on one batch; of steering nfe, of one sample, and
     per_nfe, seconds of one pass over those of a forward pass, a backward one counting as two.
   """
-  peak = what.peak or next(
-    (value for name, value in PEAKS.items() if name in jax.devices()[0].device_kind), 0.0
-  )
+  peak = what.peak or peak_of(jax.devices()[0].device_kind)
   rows = []
   for form in what.consistency or (config.loss.consistency,):
     own = dataclasses.replace(config, loss=dataclasses.replace(config.loss, consistency=form))
@@ -99,12 +99,16 @@ def throughput(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
   }
 
 
+def peak_of(kind: str) -> float:
+  """The peak in TFLOP/s of a kind of device; 0 for one that is not in `PEAKS`."""
+  return next((value for name, value in PEAKS.items() if name in kind), 0.0)
+
+
 def _training(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
   mesh, info = sharding.make_mesh(config.mesh), dry_run.info_of(config)
   sharding.check_batch_size(config.batch_size, mesh, config.accumulate)
   train_step, shapes = dry_run.abstract_step(config, info, mesh)
-  plain_step, plain_shapes = dry_run.abstract_step(_without_remat(config), info)
-  batches = loop.batches_of(_source(config, info), config, config.seed)
+  batches = loop.batches_of(_source(config, info), config, config.seed, mesh)
   batch = sharding.put_batch(next(batches), mesh)
   start = time.monotonic()
   compiled = step.compile_step(train_step, *shapes[:2], batch, mesh, config.mesh)
@@ -136,7 +140,7 @@ def _training(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
     "rows": config.batch_size,
     "seconds_compile": compile_seconds,
     "times": pairs[0],
-    "flops": flops.count(plain_step, *plain_shapes),
+    "flops": dry_run.step_flops(config, info),
     "memory": compiled.memory_analysis(),
     "input_images": config.batch_size / jax.process_count() / input_seconds,
     "live_ratio": float(np.median(pairs[1]) / np.median(pairs[0])),
@@ -244,11 +248,6 @@ def _times(calls: Sequence[Callable[[], None]], repeats: int) -> list[list[float
       call()
       times.append(time.monotonic() - start)
   return out
-
-
-def _without_remat(config: RunConfig) -> RunConfig:
-  model = dataclasses.replace(config.model, dit=dataclasses.replace(config.model.dit, remat="none"))
-  return dataclasses.replace(config, model=model, accumulate=1)
 
 
 def _filled(tree: PyTree) -> PyTree:

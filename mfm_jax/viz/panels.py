@@ -16,12 +16,14 @@ __all__ = [
   "curves",
   "figure_array",
   "figure_png",
+  "multiples",
   "posterior_panel",
   "posterior_scatter",
   "scatter_panel",
 ]
 
 MAX_SPREAD = 0.5  # the largest standard deviation of a pixel in [0, 1]
+COLUMNS = 3  # charts of `multiples` in a row
 SPREAD_COLOURS = "magma"  # perceptually uniform, readable in grey and with colour blindness
 _MARGIN = 0.15  # of the range of the reference, around a scatter
 # Widths of posterior_panel in units of one image.
@@ -165,14 +167,18 @@ def scatter_panel(samples, reference, title: str, *, names: tuple[str, str] = ("
   return figure
 
 
-def posterior_scatter(contexts, t, draws, exact, *, title: str = ""):
+def posterior_scatter(
+  contexts, t, draws, exact, *, clean=None, title: str = "", names: tuple[str, str] = ("draws", "exact")
+):
   """Posterior draws over exact ones for two-dimensional data, one small chart a context.
 
   Args:
     contexts: (c, 2), the states x_t, marked by a cross.
     t: a number or (c,), in [0, 1].
     draws, exact: (c, N, 2), (c, M, 2).
+    clean: (c, 2), the points that the states were made from, marked by a plus; None where there are none.
     title: above all.
+    names: of draws and exact, for the legend.
 
   Returns:
     A Figure, up to four charts a row, all on the same axes.
@@ -188,6 +194,9 @@ def posterior_scatter(contexts, t, draws, exact, *, title: str = ""):
   if np.ndim(t):
     checks.shape("t", t, (count,))
   checks.in_interval("t", t)
+  if clean is not None:
+    clean = _points("clean", clean)
+    checks.shape("clean", clean, (count, 2))
   times = np.broadcast_to(np.asarray(t, np.float64), (count,))
   _points("draws", draws.reshape(-1, 2))
   limits = _limits(np.concatenate([_points("exact", exact.reshape(-1, 2)), contexts]))
@@ -207,15 +216,17 @@ def posterior_scatter(contexts, t, draws, exact, *, title: str = ""):
     axes.locator_params(nbins=4, integer=True)
     # The axes of an incomplete last row leave those above them without numbers.
     axes.tick_params(labelbottom=i + columns >= count)
-    _dots(axes, exact[i], style.REFERENCE, size=16.0, label="exact")
-    _dots(axes, draws[i], style.PALETTE[0], label="draws")
+    _dots(axes, exact[i], style.REFERENCE, size=16.0, label=names[1])
+    _dots(axes, draws[i], style.PALETTE[0], label=names[0])
     axes.plot(*contexts[i], "x", color=style.PALETTE[1], markersize=8, markeredgewidth=2, label="$x_t$")
+    if clean is not None:
+      axes.plot(*clean[i], "+", color=style.INK, markersize=10, markeredgewidth=2, label="$x_1$")
     axes.set_title(f"t = {times[i]:g}", loc="left", pad=3, **style.text(style.SMALL))
     axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
   legend = figure.legend(
     *grid[0].get_legend_handles_labels(),
     loc="outside lower center",
-    ncols=3,
+    ncols=4,
     frameon=False,
     prop={"family": style.FONT, "size": style.SMALL},
   )
@@ -237,16 +248,7 @@ def curves(metrics: Mapping[str, tuple], *, title: str = "", x_label: str = "ste
   Raises:
     ValueError: no curve, an empty one, lengths that differ, a curve without a finite value.
   """
-  checks.at_least("the number of curves", len(metrics), 1)
-  data = {}
-  for name, (steps, values) in metrics.items():
-    steps, values = np.asarray(steps, np.float64), np.asarray(values, np.float64)
-    checks.shape(f"steps of {name!r}", steps, (None,))
-    checks.shape(f"values of {name!r}", values, steps.shape)
-    if not np.isfinite(values).any():
-      raise ValueError(f"values of {name!r} must hold a finite number; got {values[:5]}")
-    data[name] = (steps, np.where(np.isfinite(values), values, np.nan))
-
+  data = _finite(metrics)
   figure = style.new_figure(3.4)
   axes = figure.add_subplot()
   style.tidy(axes, grid=True)
@@ -256,10 +258,7 @@ def curves(metrics: Mapping[str, tuple], *, title: str = "", x_label: str = "ste
     colour = style.PALETTE[i % len(style.PALETTE)]
     marker = "o" if len(steps) == 1 else None
     axes.plot(steps, values, dash, color=colour, linewidth=1.5, label=name, marker=marker)
-  low = min(np.nanmin(values) for _, values in data.values())
-  high = max(np.nanmax(values) for _, values in data.values())
-  if low > 0 and high >= 3 * low:
-    _log_y(axes, high / low)
+  _scale_y(axes, data)
   axes.margins(x=0.01)
   axes.set_xlabel(x_label, **style.text())
   axes.set_ylabel(y_label, **style.text())
@@ -277,9 +276,74 @@ def curves(metrics: Mapping[str, tuple], *, title: str = "", x_label: str = "ste
   return figure
 
 
-def _log_y(axes, ratio: float) -> None:
+def multiples(charts: Mapping[str, Mapping[str, tuple]], *, rules: Mapping[str, float] | None = None):
+  """Small charts of the same curves, up to COLUMNS a row, each with a scale of its own.
+
+  Args:
+    charts: title -> name of a curve -> (steps (n,), values (n,)), as `curves` takes them.
+    rules: height of a dotted line across, by title.
+
+  Returns:
+    A Figure.
+
+  Raises:
+    ValueError: no chart; as `curves`.
+  """
+  checks.at_least("the number of charts", len(charts), 1)
+  data = {title: _finite(metrics) for title, metrics in charts.items()}
+  names = list(dict.fromkeys(name for metrics in data.values() for name in metrics))
+  columns = 2 if len(data) == 4 else min(COLUMNS, len(data))
+  rows = -(-len(data) // columns)
+  figure = style.new_figure(1.9 * rows + (0.3 if len(names) > 1 else 0.0))
+  grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+  for axes in grid[len(data) :]:
+    axes.set_axis_off()
+  handles = {}
+  for i, (axes, (title, metrics)) in enumerate(zip(grid, data.items())):
+    style.tidy(axes, grid=True)
+    for name, (steps, values) in metrics.items():
+      colour = style.PALETTE[names.index(name) % len(style.PALETTE)]
+      marker = "o" if len(steps) <= 12 else None
+      (handles[name],) = axes.plot(steps, values, color=colour, linewidth=1.5, marker=marker, markersize=3)
+    if rules and title in rules:
+      axes.axhline(rules[title], color=style.MUTED, linewidth=1, linestyle=":")
+    _scale_y(axes, metrics)
+    axes.set_title(title, loc="left", pad=6, **style.text())
+    axes.locator_params(axis="x", nbins=3, integer=True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    # The axes of an incomplete last row leave those above them without numbers.
+    axes.tick_params(labelbottom=i + columns >= len(data))
+  if len(names) > 1:
+    text = {"family": style.FONT, "size": style.SMALL}
+    figure.legend(
+      handles.values(), handles, loc="outside lower center", ncols=len(names), frameon=False, prop=text
+    )
+  return figure
+
+
+def _finite(metrics: Mapping[str, tuple]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Curves as arrays, what is not finite as a gap."""
+  checks.at_least("the number of curves", len(metrics), 1)
+  data = {}
+  for name, (steps, values) in metrics.items():
+    steps, values = np.asarray(steps, np.float64), np.asarray(values, np.float64)
+    checks.shape(f"steps of {name!r}", steps, (None,))
+    checks.shape(f"values of {name!r}", values, steps.shape)
+    if not np.isfinite(values).any():
+      raise ValueError(f"values of {name!r} must hold a finite number; got {values[:5]}")
+    data[name] = (steps, np.where(np.isfinite(values), values, np.nan))
+  return data
+
+
+def _scale_y(axes, data: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+  """A logarithmic axis if all values are positive and differ threefold."""
   from matplotlib.ticker import LogLocator, NullLocator
 
+  low = min(np.nanmin(values) for _, values in data.values())
+  high = max(np.nanmax(values) for _, values in data.values())
+  if not (low > 0 and high >= 3 * low):
+    return
+  ratio = high / low
   axes.set_yscale("log")
   # 1, 2, 5 fill up to two decades; over more they would crowd.
   axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if ratio < 100 else (1.0,)))

@@ -56,8 +56,7 @@ def path_panel(paths: Mapping[str, np.ndarray], times: Sequence[float]):
 
 
 def value_curves(
-  times: Sequence[float],
-  values: Mapping[str, np.ndarray],
+  values: Mapping[str, tuple[np.ndarray, np.ndarray]],
   *,
   y_label: str = "value",
   order: Sequence[str] = (),
@@ -65,8 +64,7 @@ def value_curves(
   """Mean over the samples of the value along their way, with two standard errors as a band.
 
   Args:
-    times: (T,).
-    values: method -> (T, n), n >= 2.
+    values: method -> its times (T,), and the values there (T, n), n >= 2.
     y_label: of the vertical axis.
     order: all methods of a report, so that each has the colour that it has in the other charts.
 
@@ -78,7 +76,7 @@ def value_curves(
   axes = figure.add_subplot()
   style.tidy(axes, grid=True)
   order = list(order or values)
-  for name, rows in values.items():
+  for name, (times, rows) in values.items():
     rows = np.asarray(rows, np.float64)
     checks.shape(f"values of {name!r}", rows, (len(times), None))
     checks.at_least(f"the number of samples of {name!r}", rows.shape[1], 2)
@@ -88,6 +86,7 @@ def value_curves(
     colour = style.PALETTE[order.index(name) % len(style.PALETTE)]
     axes.plot(times, mean, color=colour, linewidth=1.5, label=name)
     axes.fill_between(times, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.15, linewidth=0)
+  style.wide_range(axes, "y", [rows[-1].mean() for _, rows in values.values()])
   axes.set_xlim(0, 1)
   axes.set_xlabel("t", **style.text())
   axes.set_ylabel(y_label, **style.text())
@@ -95,34 +94,57 @@ def value_curves(
   return figure
 
 
-def cost_chart(points: Sequence[tuple[str, float, float, float | None]], *, x_label: str, y_label: str):
-  """Quality against cost, one point a method, cost on a logarithmic axis.
+def cost_chart(
+  qualities: Mapping[str, Sequence[tuple[str, float, float, float | None]]],
+  *,
+  x_label: str,
+  lines: Mapping[str, tuple[str, float]] | None = None,
+):
+  """Quality against cost, one chart a quality and in it one point a method, cost on a logarithmic axis.
 
   Args:
-    points: (method, cost > 0, quality, its standard error or None); drawn with two standard errors.
-    x_label, y_label: of the axes.
+    qualities: name -> (method, cost > 0, quality, its standard error or None) of the same methods; drawn with
+      two standard errors.
+    x_label: of the costs.
+    lines: name and height of a line across, such as what exact samples reach, by quality.
 
   Raises:
-    ValueError: no point, a cost that is not positive.
+    ValueError: no quality, no point, a cost that is not positive.
   """
-  checks.at_least("the number of points", len(points), 1)
+  from matplotlib.ticker import LogLocator, NullLocator
+
+  checks.at_least("the number of qualities", len(qualities), 1)
   figure = style.new_figure(3.4)
-  axes = figure.add_subplot()
-  style.tidy(axes, grid=True)
-  for i, (name, cost, quality, error) in enumerate(points):
-    if not cost > 0:
-      raise ValueError(f"cost of {name!r} must be positive; got {cost}")
-    colour, marker = style.PALETTE[i % len(style.PALETTE)], MARKERS[i % len(MARKERS)]
-    bar = None if error is None else 2 * error
-    axes.errorbar(
-      cost, quality, bar, fmt=marker, color=colour, label=name, markersize=7, capsize=3, elinewidth=1
-    )
-  axes.set_xscale("log")
-  axes.margins(x=0.15)
-  axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-  axes.set_xlabel(x_label, **style.text())
-  axes.set_ylabel(y_label, **style.text())
-  _legend(figure, len(points))
+  for axes, (quality, points) in zip(figure.subplots(1, len(qualities), squeeze=False)[0], qualities.items()):
+    checks.at_least("the number of points", len(points), 1)
+    style.tidy(axes, grid=True)
+    for i, (name, cost, value, error) in enumerate(points):
+      if not cost > 0:
+        raise ValueError(f"cost of {name!r} must be positive; got {cost}")
+      colour, marker = style.PALETTE[i % len(style.PALETTE)], MARKERS[i % len(MARKERS)]
+      bar = None if error is None else 2 * error
+      look = {"fmt": marker, "color": colour, "markersize": 6, "capsize": 3, "elinewidth": 1}
+      axes.errorbar(cost, value, bar, label=name, **look)
+    if lines and quality in lines:
+      name, height = lines[quality]
+      axes.axhline(height, color=style.MUTED, linewidth=1, linestyle=":", label=name)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    if not style.wide_range(axes, "y", [value for _, _, value, _ in points]):
+      low, high = axes.get_ylim()
+      axes.set_ylim(min(low, 0.0), max(high, 0.0))
+    axes.set_xlabel(x_label, **style.text())
+    axes.set_title(quality, loc="left", pad=8, **style.text())
+  handles = {
+    label: handle
+    for axes in figure.axes
+    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+  }
+  _legend(figure, len(handles), handles.values(), handles.keys())
   return figure
 
 
@@ -154,10 +176,11 @@ def class_bars(frequencies: Mapping[str, np.ndarray], target: np.ndarray):
   return figure
 
 
-def _legend(figure, entries: int) -> None:
+def _legend(figure, entries: int, *handles) -> None:
   figure.legend(
+    *handles,
     loc="outside lower center",
-    ncols=min(entries, 6),
+    ncols=-(-entries // -(-entries // 4)),  # rows of at most four, as even as they can be
     frameon=False,
     prop={"family": style.FONT, "size": style.SMALL},
   )

@@ -176,7 +176,8 @@ def test_pooling_is_the_rounded_mean_of_squares(tmp_path):
 
 
 def test_load_refuses(tmp_path):
-  known = "mixture, digits, idx, arrays, strips, noise, tfds/mnist, tfds/cifar10, tfds/imagenet2012"
+  known = "mixture, digits, idx, arrays, strips, images, latents, noise"
+  known += ", tfds/mnist, tfds/cifar10, tfds/imagenet2012"
   with pytest.raises(ValueError, match=rf"data\.name must be one of {known}; got 'cifar'"):
     datasets.load(DataConfig(name="cifar"))
   with pytest.raises(ValueError, match=r"data\.size must be 0 for digits.*; got 32"):

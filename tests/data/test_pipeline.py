@@ -68,6 +68,14 @@ def test_hosts_together_have_the_batch_of_one_host(host_count):
   np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
+def test_rows_of_a_host_need_not_follow_each_other():
+  whole = labels(batches(numbered(20), batch_size=6, seed=4), 15)
+  rows = np.array([0, 1, 4])
+  np.testing.assert_array_equal(
+    labels(batches(numbered(20), batch_size=6, seed=4, rows=rows), 15), whole[:, rows]
+  )
+
+
 def test_seeds_differ_and_one_seed_repeats():
   first, again, other = (labels(batches(numbered(100), batch_size=10, seed=s), 30) for s in (0, 0, 1))
   np.testing.assert_array_equal(first, again)
@@ -154,7 +162,7 @@ def test_epoch_order_is_a_fixed_function():
 
 
 def test_batch_source_can_be_sent_to_a_worker():
-  source = BatchSource(source=numbered(9), batch_size=4, seed=1, epochs=None, host_index=0, host_count=1)
+  source = BatchSource(source=numbered(9), batch_size=4, seed=1, epochs=None, rows=np.arange(4))
   copy = pickle.loads(pickle.dumps(source))
   np.testing.assert_array_equal(copy[11]["label"], source[11]["label"])
 
@@ -168,6 +176,7 @@ def test_batch_source_can_be_sent_to_a_worker():
     ({"host_index": -1}, r"host_index must lie in \[0, 0\]; got -1"),
     ({"host_count": 0}, "host_count must be at least 1; got 0"),
     ({"batch_size": 12, "epochs": 1}, "1 epochs of 10 examples .* got batch_size=12"),
+    ({"rows": np.array([2, 4])}, r"rows must lie in \[0, 3\]; got 4"),
     ({"epochs": 0}, "epochs must be at least 1; got 0"),
     ({"seed": -1}, r"seed must lie in \[0, 18446744073709551615\]; got -1"),
     ({"prefetch": -1}, "prefetch must be at least 0; got -1"),

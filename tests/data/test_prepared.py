@@ -162,3 +162,42 @@ def test_a_few_damaged_records_are_replaced_by_their_neighbours_and_counted(caps
   assert "skipped, 1 of at most 3: record 2 must be a readable image" in said
   with pytest.raises(ValueError, match=r"at most data\.damaged=2 records may be unreadable; got 3: record 5"):
     source(2).take(np.arange(6))
+
+
+class Checked(list):
+  """Records of a reader that knows which of them are damaged, and reads all or none."""
+
+  def __getitems__(self, indices):
+    return [self[i] for i in indices]
+
+  def __getitem__(self, i):
+    if super().__getitem__(i) is None:
+      raise RuntimeError("chunk data\n hash mismatch")
+    return super().__getitem__(i)
+
+
+def test_a_record_that_its_reader_refuses_is_damaged(capsys):
+  good = {"image": encoded(np.zeros((4, 4, 3), np.uint8))}
+  records = Checked([{**good, "label": 0}, None, {**good, "label": 2}])
+  options = {"records": records, "decode": np.asarray, "shape": (4, 4, 3), "num_classes": 3}
+  tolerant = prepared.EncodedSource(**options, damaged=1)
+  np.testing.assert_array_equal(tolerant.take(np.arange(3))["label"], [0, 2, 2])
+  assert "skipped, 1 of at most 1: record 1 must be readable; got chunk data hash" in capsys.readouterr().out
+  with pytest.raises(ValueError, match=r"data\.damaged=0 .* record 1 must be readable"):
+    prepared.EncodedSource(**options).take(np.arange(3))
+
+
+def test_records_that_are_all_damaged_are_an_error():
+  options = {"decode": np.asarray, "shape": (4, 4, 3), "num_classes": 0, "damaged": 5}
+  source = prepared.EncodedSource(records=[{"image": b"nothing"}] * 3, **options)
+  with pytest.raises(ValueError, match="one record at least must be readable; got none of 3"):
+    source.take(np.arange(1))
+
+
+@pytest.mark.parametrize("error", [SyntaxError("broken PNG file"), Image.DecompressionBombError("too large")])
+def test_all_errors_of_pillow_are_those_of_the_record(error):
+  def decode(image):
+    raise error
+
+  with pytest.raises(ValueError, match=f"record 7 must be a readable image; got {error}"):
+    prepared.decode_record("record 7", encoded(np.zeros((4, 4, 3), np.uint8)), decode)

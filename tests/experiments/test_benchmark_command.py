@@ -109,7 +109,7 @@ def test_estimators_of_the_gradient(commands, tmp_path):
     ([*ORACLE, "--ema=raw"], "--oracle must be absent for kind=inverse and with --ema"),
     (["--suite=inpainting:smoke", "--config.inverse.num=500"], "num must be at most 360"),
     (["--suite=mnist:smoke", "--config.run.data.path=nowhere"], "nowhere"),
-    ([], "--config must name a configuration file; got none"),
+    ([], "--config must name a configuration; got none"),
     (["--suite=gmm:smoke", "--run=nowhere"], "no such folder"),
     ([*ORACLE, "--config.draws=(1,0)"], "draws must be at least 1; got 0"),
     (

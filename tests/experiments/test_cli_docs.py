@@ -3,27 +3,37 @@
 import json
 import re
 
+import inception_case
 import numpy as np
 import pytest
 import run_case
+import safetensors.numpy
+
+from mfm_jax.metrics import samples
 
 TEXT = (run_case.ROOT / "docs" / "cli.md").read_text()
 PARTS = {"benchmark": ("speed",)}  # modules with flags of a command
-OTHERS = {"__init__", "cli", "config_flag", *[name for names in PARTS.values() for name in names]}
+OTHERS = {
+  "__init__",
+  "cli",
+  "config_flag",
+  "config_names",
+  *[name for names in PARTS.values() for name in names],
+}
 COMMANDS = sorted({path.stem for path in (run_case.ROOT / "experiments").glob("*.py")} - OTHERS)
 
 
 def _table(command: str, header: str) -> dict[str, str]:
-  """First cell (without backticks) -> the rest of the row, of the table that `header` begins."""
+  """First cell (without backticks) -> the rest of the row, of the table that `header` begins, if any."""
   sections = re.split(r"^## (\w+)$", TEXT, flags=re.MULTILINE)
   section = dict(zip(sections[1::2], sections[2::2], strict=True))[command]
-  rows = re.search(rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)", section, flags=re.MULTILINE)[1]
-  cells = [row.strip("| ").split(" | ", 1) for row in rows.splitlines()]
+  rows = re.search(rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)", section, flags=re.MULTILINE)
+  cells = [row.strip("| ").split(" | ", 1) for row in rows[1].splitlines()] if rows else []
   return {name.replace("`", ""): rest for name, rest in cells}
 
 
-def _columns(rows: str, command: str = "evaluate") -> list[str]:
-  return re.findall(r"`(\w+)`", _table(command, "Rows")[rows])
+def _columns(rows: str, command: str = "evaluate", header: str = "Rows") -> list[str]:
+  return re.findall(r"`(\w+)`", _table(command, header)[rows])
 
 
 def test_every_command_has_a_section():
@@ -52,13 +62,14 @@ def test_the_keys_and_arrays_of_sample(labelled, commands, tmp_path):
   done = commands("sample", f"--workdir={labelled}", *flags)
   assert set(done.json) == set(_table("sample", "JSON key"))
   with np.load(done.json["out"]) as file:
-    assert set(file.files) == set(_table("sample", "Array"))
+    assert set(file.files) == set(_table("sample", "Array")) - {"image"}  # of latents
 
 
 def test_the_keys_and_columns_of_evaluate(trained, commands):
   small = ["--metrics=posterior,value,conditioning", "--contexts=4", "--draws=16", "--times=0.3"]
   result = commands("evaluate", f"--workdir={trained[0]}", *small).json
-  assert set(result) == set(_table("evaluate", "JSON key")) - {"value"}  # of images
+  others = {"value", "samples", "extractor", "images", "posterior_fid"}  # of images
+  assert set(result) == set(_table("evaluate", "JSON key")) - others
   for name, rows in (
     ("posterior", "posterior of mixtures"),
     ("value_sharp", "value_sharp, value_quadratic"),
@@ -106,8 +117,35 @@ def test_the_keys_and_columns_of_a_benchmark_of_speed(commands, tmp_path):
   assert [set(row) for row in done.json["rows"]] == [both | of_training, both | of_steering]
 
 
+def test_the_keys_of_report(trained, commands):
+  done = commands("report", f"--workdir={trained[0]}")
+  assert set(done.json) == set(_table("report", "JSON key"))
+
+
 def test_the_keys_of_classifier(classifier):
   assert set(classifier[1].json) == set(_table("classifier", "JSON key"))
+
+
+@pytest.mark.slow
+def test_the_keys_and_columns_of_an_evaluation_of_pictures(commands, tmp_path):
+  files = {name: str(tmp_path / f"{name}.npz") for name in ("samples", "reference", "write_reference")}
+  rng, weights = np.random.default_rng(0), tmp_path / "weights.safetensors"
+  for name in ("samples", "reference"):
+    samples.write_samples(files[name], [rng.integers(0, 256, (8, 9, 9, 3), np.uint8)], 8, np.arange(8) % 2)
+  safetensors.numpy.save_file(inception_case.state(), weights)
+  flags = [f"--{name}={file}" for name, file in files.items()] + [f"--inception={weights}"]
+  small = ["--num=8", "--few", "--subset=4", "--splits=2"]
+  metrics = "--metrics=fid,sfid,is,precision_recall,kid,class_fid"
+  result = commands("evaluate", *flags, *small, metrics).json
+  assert set(result) == {"samples", "extractor", "images"}
+  assert set(result["extractor"]) == set(_columns("extractor", header="JSON key"))
+  assert list(result["images"][0]) == _columns("images")
+  # The reference's statistics stand for it, and are refused under another convention.
+  flags = [f"--samples={files['samples']}", f"--reference={files['write_reference']}", *flags[-1:], *small]
+  again = commands("evaluate", *flags, "--metrics=fid").json
+  assert again["images"][0]["fid"] == pytest.approx(result["images"][0]["fid"], rel=1e-6)
+  other = commands("evaluate", *flags, "--metrics=fid", "--convention=pytorch_fid")
+  assert "convention 'adm' there, 'pytorch_fid' here" in other.mistake
 
 
 @pytest.mark.slow
@@ -118,13 +156,16 @@ def test_the_keys_of_the_demo_and_of_an_evaluation_of_images(commands, tmp_path)
   assert set(done.json["steering"][0]) == _figures(set(_table("steer", "Column")) - {"sw2", "mmd2", "log_z"})
   page = (tmp_path / "report.html").read_text()
   for title in (
-    "Steered to a mixture of classes",
-    "Quality against cost",
+    "Judged samples",
+    "Posterior draws",
+    "70% of class 3 and 30% of class 7",
+    "Reward against cost",
+    "Class proportions",
     "Value along the way",
     "Paths from",
   ):
     assert title in page
   small = ["--metrics=posterior,value", "--contexts=3", "--draws=4", "--times=0.5"]
   result = commands("evaluate", f"--workdir={tmp_path}", *small).json
-  assert list(result["posterior"][0]) == _columns("posterior of images")
+  assert list(result["posterior"][0]) == _columns("posterior of other data") + _columns("posterior of images")
   assert list(result["value"][0]) == _columns("value")

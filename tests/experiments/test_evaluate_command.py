@@ -24,14 +24,30 @@ def test_tables_and_the_last_line_and_the_file_agree(trained, commands):
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    (["--metrics=fid"], "metrics must be one of posterior, value, conditioning; got 'fid'"),
+    (
+      ["--metrics=fld"],
+      "metrics must be one of posterior, value, conditioning, fid, sfid, is, precision_recall",
+    ),
+    (
+      ["--metrics=fid"],
+      "metrics fid need pictures; got data of shape (2,): latents are measured through the",
+    ),
     (["--metrics="], "number of metrics must be at least 1; got 0"),
     (["--times=2"], "times must lie in [0.0, 1.0]; got 2.0"),
     (["--times=early"], "could not convert string to float: 'early'"),
-    (["--steps=0"], "flag --steps=0"),
+    (["--steps=-1"], "flag --steps=-1"),
     (["--contexts=-1"], "flag --contexts=-1"),
     (["--ema=0.9"], "ema must be one of 0.5, 0.999, raw; got '0.9'"),
   ],
 )
 def test_mistakes(flags, message, trained, commands):
   assert message in commands("evaluate", f"--workdir={trained[0]}", *flags).mistake
+
+
+def test_samples_without_weights_say_where_these_are_published(commands):
+  flags = ["--samples=batch.npz", "--reference=adm.npz", "--metrics=fid"]
+  message = (
+    "--inception must name the file pt_inception-2015-12-05-6726825d.pth of https://github.com/mseitzer"
+  )
+  assert message in commands("evaluate", *flags).mistake
+  assert "metrics posterior, which need a run" in commands("evaluate", "--samples=batch.npz").mistake

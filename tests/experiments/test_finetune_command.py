@@ -34,7 +34,7 @@ def test_the_last_line_is_the_summary_that_the_documentation_describes(tuned):
       assert group in config, key
       assert name in ("", "*", *(config[group] if name else ())), key
   names = {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples", "summary.json"}
-  assert {path.name for path in folder.iterdir()} == names
+  assert {path.name for path in folder.iterdir()} == names | {"provenance.json", "report.html"}
 
 
 def test_the_same_command_says_that_it_is_finished(tuned, trained, commands):

@@ -25,7 +25,14 @@ def test_all_methods_leave_a_table_files_and_pictures(trained, commands):
   assert done.json["out"] == [str(folder / f"{method}.npz") for method in ALL]
   for method in ALL:
     arrays = _arrays(folder / f"{method}.npz")
-    assert {name: array.shape for name, array in arrays.items()} == {"x1": (32, 2), "reward": (32,)}
+    shapes = {"x1": (32, 2), "reward": (32,)}
+    if method not in ("best_of_n", "smc", "search"):
+      times = len(arrays["path_t"])
+      shapes |= {"path_t": (times,), "path_x": (times, 3, 2), "path_value": (times, 32)}
+    assert {name: array.shape for name, array in arrays.items()} == shapes
+    if "path_t" in arrays:
+      np.testing.assert_array_equal(arrays["path_x"][-1], arrays["x1"][:3])
+      assert (arrays["path_t"][0], arrays["path_t"][-1]) == (np.float32(1e-3), 1.0)
     assert (folder / f"{method}.png").read_bytes().startswith(b"\x89PNG")
   for word in ("sde, 8 steps, 2 x 32 samples", "mfm_gf, N = 4", "mfm_g, N = 2", "best_of_n, N = 8", "nfe"):
     assert word in done.out

@@ -26,7 +26,8 @@ def test_the_last_line_is_the_summary(trained):
 
 
 def test_progress_is_a_line_an_interval_with_terms_rate_and_time_left(trained):
-  lines = trained[1].out.splitlines()[:-1]
+  *lines, report, _ = trained[1].out.splitlines()
+  assert report == f"report: {trained[0] / 'report.html'}"
   assert [line.split()[1] for line in lines] == ["5/20", "10/20", "15/20", "20/20"]
   for line in lines:
     assert re.fullmatch(r"step \d+/20(  \w+ [\d.e+-]+){4}  [\d.]+ steps/s  \d+:\d\d left", line)
@@ -58,10 +59,15 @@ def test_a_finished_run_says_so_with_the_same_figures(trained, commands):
     ([*SMOKE, "--config.data.name=cifar"], "data.name must be one of mixture"),
     ([*SMOKE, "--stepz=1"], "Unknown command line flag 'stepz'"),
     ([*SMOKE, "extra"], "every argument must be a --flag; got 'extra'"),
-    (["--config=nowhere.py"], "--config must name a file; got 'nowhere.py'"),
-    (["--config", "nowhere.py"], "--config must name a file; got 'nowhere.py'"),
+    (
+      ["--config=nowhere.py"],
+      "must name a file or one of our configurations; got 'nowhere.py' (--config=list",
+    ),
+    (["--config", "digit"], "one of our configurations; got 'digit' (did you mean digits?)"),
+    (["--config=configs/gmn.py"], "got 'configs/gmn.py' (did you mean gmm?)"),
     ([SMOKE[0].replace(":smoke", ":smoek")], "must have the mode smoke or none; got 'smoek'"),
-    ([], "--config must name a configuration file; got none"),
+    ([*SMOKE, "--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+    ([], "--config must name a configuration; got none"),
   ],
   ids=lambda value: "" if isinstance(value, str) else "-".join(value[len(SMOKE) :] or value)[-30:],
 )

@@ -1,3 +1,4 @@
+import sys
 import threading
 
 import jax
@@ -272,3 +273,17 @@ def test_a_timeout_changes_nothing_for_one_that_answers():
     callback(lambda x: 1 / 0, timeout=60.0)(x)
   with pytest.raises(ValueError, match="timeout must be at least 0; got -1"):
     callback(lambda x: x, timeout=-1)
+
+
+@pytest.mark.parametrize("timeout", [0.0, 60.0])
+def test_a_timeout_of_the_function_is_its_own_error(timeout):
+  def function(x):
+    raise TimeoutError("no judge")
+
+  with pytest.raises(RewardError, match="must not raise; got TimeoutError: no judge"):
+    callback(function, timeout=timeout)(jnp.ones((2, 3)))
+
+
+def test_a_function_that_ends_the_program_is_not_taken_for_one_that_hangs():
+  with pytest.raises(SystemExit):
+    callback(lambda x: sys.exit(3), timeout=60.0)(jnp.ones((2, 3)))

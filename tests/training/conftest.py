@@ -2,10 +2,18 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 import run_case
 
-from mfm_jax.training import loop
+from mfm_jax.training import loop, pictures
+
+
+@pytest.fixture(autouse=True)
+def _small_pictures(monkeypatch):
+  """Only the shared runs draw posteriors in the plane: it takes a third of such a short training."""
+  picture = np.zeros((8, 8, 3), np.uint8)
+  monkeypatch.setattr(pictures.Painter, "posterior_in_the_plane", lambda self, params: picture)
 
 
 @pytest.fixture(scope="session")

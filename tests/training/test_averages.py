@@ -34,6 +34,14 @@ def test_a_power_average_is_as_long_as_its_name_says(length):
   assert np.sqrt(weights @ (time - mean) ** 2) / 400 == pytest.approx(length, rel=0.02)
 
 
+def test_an_average_that_was_kept_is_itself_in_a_long_run():
+  kept = [2**21 * i // 400 for i in range(1, 401)]
+  pairs = [(step, own) for step in kept for own in (0.05, 0.1)]
+  found, error = averages.combination(*zip(*pairs, strict=True), at=kept[-1], length=0.05)
+  assert error < 1e-6
+  np.testing.assert_allclose(found, np.eye(len(pairs))[-2], atol=1e-5)
+
+
 @pytest.mark.parametrize("length", [0.05, 0.07, 0.15, 0.2])
 def test_two_lengths_make_up_another_one(length):
   kept = list(range(25, 401, 25))
@@ -59,7 +67,7 @@ def test_lengths_out_of_range_are_refused(name):
 
 
 def test_a_run_gives_any_average_after_training(tmp_path):
-  changes = {"ema_every": 4, "checkpoint_every": 10}
+  changes = {"ema_every": 4, "checkpoint_every": 8}
   loop.train(run_case.smoke({**changes, "ema_lengths": (0.05, 0.1)}), tmp_path / "kept")
   loop.train(run_case.smoke({**changes, "ema_lengths": (0.08,)}), tmp_path / "direct")
   ours = load_run(tmp_path / "kept", ema="power:0.08")
@@ -72,18 +80,14 @@ def test_a_run_gives_any_average_after_training(tmp_path):
 
   assert distance(ours.params, theirs.params) < 0.05 * distance(raw.params, theirs.params)
 
-  # Stopped and gone on: the same averages are kept.
-  shutil.rmtree(tmp_path / "kept" / "checkpoints" / "20")
+  # Killed when the checkpoint of step 16 was there and its averages not yet: the same averages are kept.
+  for name in ("checkpoints/20", "averages/16", "averages/20"):
+    shutil.rmtree(tmp_path / "kept" / name)
   (tmp_path / "kept" / "summary.json").unlink()
   loop.train(run_case.smoke({**changes, "ema_lengths": (0.05, 0.1)}), tmp_path / "kept")
   assert load_run(tmp_path / "kept", ema="power:0.08").sha256 == ours.sha256
-  assert sorted(path.name for path in (tmp_path / "kept" / "averages").iterdir()) == [
-    "12",
-    "16",
-    "20",
-    "4",
-    "8",
-  ]
+  kept = sorted(int(path.name) for path in (tmp_path / "kept" / "averages").iterdir())
+  assert kept == [4, 8, 12, 16, 20]
 
   with pytest.raises(ValueError, match=r"must be near those kept \(\[0.05, 0.1\], every 4 steps\)"):
     load_run(tmp_path / "kept", ema="power:0.001")

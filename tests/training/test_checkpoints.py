@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from mfm_jax.training.checkpoint import Checkpoints
+from mfm_jax.training.checkpoint import Checkpoints, SaveError
 from mfm_jax.training.state import TrainState, create
 
 
@@ -72,7 +72,9 @@ def test_saves_that_follow_each_other_fast_leave_no_more_than_are_kept(tmp_path)
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
   with Checkpoints(tmp_path / "new") as checkpoints:
     assert checkpoints.steps() == []
+    assert checkpoints.newest() is None
     assert checkpoints.restore(_state()) is None
+  assert not (tmp_path / "new").exists(), "a reader changes nothing"
 
 
 def _leftovers(folder):
@@ -142,3 +144,20 @@ def test_a_missing_parameter_is_refused_by_name(tmp_path):
     checkpoints.wait()
     with pytest.raises(ValueError, match=r"params/net/bias is None in the checkpoint and \(\(3,\)"):
       checkpoints.restore(other)
+
+
+def test_what_is_asked_for_is_read_into_the_memory_of_the_host(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(_state(1), {}, {})
+    found = checkpoints.restore(jax.eval_shape(_state), only="ema/0.9/").state
+  assert isinstance(found.ema["0.9"]["net"]["kernel"], np.ndarray)
+  _assert_same(found.ema, _state(1).ema)
+  assert set(jax.tree.leaves((found.step, found.params, found.opt_state))) == {...}
+
+
+def test_an_error_of_the_disk_names_the_last_good_checkpoint(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(_state(1), {}, {})
+    checkpoints.wait()
+    with pytest.raises(SaveError, match=r"^full; last good checkpoint: step 1 in "), checkpoints.named():
+      raise OSError("full")

@@ -8,7 +8,12 @@ from mfm_jax.training import distributed
 @pytest.mark.parametrize(
   ("variables", "message"),
   [
-    ({"JAX_NUM_PROCESSES": "2"}, "must be set together; got JAX_NUM_PROCESSES alone"),
+    (
+      {"JAX_NUM_PROCESSES": "2"},
+      "must be set together, or --distributed given; got JAX_NUM_PROCESSES alone",
+    ),
+    # As GKE sets it: without an error each process would train alone, all of them in one folder.
+    ({"JAX_COORDINATOR_ADDRESS": "x:1"}, "got JAX_COORDINATOR_ADDRESS alone"),
     (
       {"JAX_COORDINATOR_ADDRESS": "x:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"},
       "JAX_NUM_PROCESSES must be a whole number; got 'two'",
@@ -34,5 +39,7 @@ def test_a_cluster_that_is_not_there_is_an_error():
 def test_alone_a_process_does_everything_itself():
   distributed.join()
   assert distributed.is_primary()
+  with pytest.raises(ZeroDivisionError):
+    distributed.on_primary(lambda: 1 / 0)
   assert distributed.agreed(7) == 7
   assert [part.tolist() for part in distributed.shared(lambda i: [float(i)], [(1,), (1,)])] == [[0.0], [1.0]]

@@ -1,14 +1,14 @@
-"""What goes wrong in a training centre: a full disk, a host that dies; and what must not happen at all."""
+"""What goes wrong in a training centre: a full disk, a host that dies."""
 
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
-import jax
 import pytest
 import run_case
 from test_interruption import FLAGS
@@ -16,29 +16,31 @@ from test_sharding import start_two
 
 from mfm_jax.training import loop
 
-# No file may grow beyond `limit` bytes after the first checkpoint, as on a disk that is full.
+# No file may grow beyond 20 kB, as on a disk that is full.
 FULL = """
 import resource, signal, sys
 import run_case
 from mfm_jax.training import loop
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-loop.train(run_case.smoke({"steps": 10}), sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 loop.train(run_case.smoke(), sys.argv[1])
 """
 
 
 def test_a_full_disk_stops_the_run_at_the_save_that_failed(finished, tmp_path):
+  shutil.copytree(finished, tmp_path / "run")
+  shutil.rmtree(tmp_path / "run" / "checkpoints" / "20")
+  (tmp_path / "run" / "summary.json").unlink()
   done = subprocess.run(
     [sys.executable, "-c", FULL, str(tmp_path / "run")],
-    env=run_case.environment(JAX_COMPILATION_CACHE_DIR=""),
+    env=run_case.environment(),
     capture_output=True,
     text=True,
     check=False,
   )
   assert done.returncode == 1
-  said = r"^OSError: step 20 could not be saved: .*; last good checkpoint: step 10 in "
+  said = r"SaveError: step 20 could not be saved: .*; last good checkpoint: step 10 in "
   assert re.search(said, done.stderr, flags=re.MULTILINE), done.stderr
   summary = loop.train(run_case.smoke(), tmp_path / "run")
   assert summary["params_sha256"] == json.loads((finished / "summary.json").read_text())["params_sha256"]
@@ -94,29 +96,3 @@ def test_twenty_kills_at_random_during_one_run_of_digits(tmp_path):
   done = json.loads(subprocess.run(command("killed"), check=True, **where).stdout.splitlines()[-1])
   assert done["params_sha256"] == whole["params_sha256"]
   assert run_case.metrics(tmp_path / "killed") == run_case.metrics(tmp_path / "whole")
-
-
-def _compilations(config, folder) -> int:
-  """How many programs a training lowers, to be compiled or found in the cache."""
-  events = []
-
-  def listen(event, duration, **kwargs):
-    if event.endswith("jaxpr_to_mlir_module_duration"):
-      events.append(event)
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    loop.train(config, folder)
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
-  return len(events)
-
-
-def test_nothing_is_compiled_after_the_first_steps(tmp_path):
-  """Twice the steps, evaluations and checkpoints compile no program more."""
-  every = {"log_every": 5, "eval_every": 10, "checkpoint_every": 10}
-  _, short, long = (
-    _compilations(run_case.smoke({**every, "steps": steps}), tmp_path / name)
-    for name, steps in (("warm", 20), ("short", 20), ("long", 40))
-  )
-  assert short == long > 0

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from mfm_jax.models import dit
 from mfm_jax.training import flops
@@ -51,12 +52,36 @@ def test_a_convolution_counts_its_window():
   assert apart == 2 * (2 * 8 * 6 * 10) * (3 * 3 * 2)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_gradient_of_a_strided_convolution_costs_two_of_it(groups):
+  """It is a convolution of an input with zeros between its entries, which count for nothing."""
+
+  def loss(x, kernel):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(
+      x, kernel, (2, 2), "SAME", dimension_numbers=numbers, feature_group_count=groups
+    )
+    return (y**2).sum()
+
+  arguments = jnp.ones((2, 8, 6, 4)), jnp.ones((3, 3, 4 // groups, 10))
+  forward = 2 * (2 * 4 * 3 * 10) * (3 * 3 * 4 // groups)
+  assert flops.count(loss, *arguments) == forward
+  assert flops.count(jax.value_and_grad(loss, (0, 1)), *arguments) == 3 * forward
+
+
+def test_a_program_of_one_device_counts_for_all():
+  mesh = jax.sharding.AbstractMesh((3,), ("data",))
+  split = jax.sharding.PartitionSpec("data")
+  apart = jax.shard_map(product, mesh=mesh, in_specs=(split, split), out_specs=split)
+  assert flops.count(apart, A, B) == PRODUCT
+
+
 def test_a_transformer_by_the_formula():
   """Projections, attention and MLP of each block, and what is around them."""
   width, depth, tokens, channels, patch, batch = 32, 3, 16, 4, 2, 5
   net = dit.DiT(width, depth, 4, patch, 0)
   one, x = jnp.ones(batch), jnp.ones((batch, 8, 8, channels))
-  variables = net.init(jax.random.key(0), one, one, x, one, x, None, None)
+  variables = jax.eval_shape(lambda: net.init(jax.random.key(0), one, one, x, one, x, None, None))
   found = flops.count(lambda v, x: net.apply(v, one, one, x, one, x, None, None), variables, x)
   linear = tokens * (3 + 1 + 4 + 4) * width**2 + 6 * width**2
   attention = 2 * tokens**2 * width

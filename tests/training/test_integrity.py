@@ -13,7 +13,7 @@ import pytest
 import run_case
 
 from mfm_jax.training import integrity, loop
-from mfm_jax.training.checkpoint import HASHES, SEAL, Checkpoints
+from mfm_jax.training.checkpoint import HASHES, SEAL, Checkpoints, SaveError
 from mfm_jax.training.state import create
 
 
@@ -46,7 +46,7 @@ def _restored(folder, *, writable=False):
 def test_every_file_has_a_hash(saved):
   step = saved / "2"
   known = {name for file in (HASHES, SEAL) for name in json.loads((step / file).read_text())}
-  assert known == integrity.files_of(step) - {HASHES, SEAL}
+  assert known == integrity.files_of(step) - {SEAL}
 
 
 def test_a_bit_that_is_flipped_anywhere_is_noticed(saved, tmp_path):
@@ -80,7 +80,16 @@ def _delete(folder):
   max((folder / name for name in integrity.files_of(folder)), key=lambda path: path.stat().st_size).unlink()
 
 
-@pytest.mark.parametrize("harm", [_truncate, _delete])
+def _unlist(folder):
+  (folder / HASHES).unlink()
+
+
+def _make_unreadable(folder):
+  _unlist(folder)
+  (folder / HASHES).mkdir()
+
+
+@pytest.mark.parametrize("harm", [_truncate, _delete, _unlist, _make_unreadable])
 def test_a_writer_sets_a_damaged_step_aside_and_saves_it_again(harm, saved, tmp_path):
   folder = tmp_path / "checkpoints"
   shutil.copytree(saved, folder)
@@ -90,6 +99,38 @@ def test_a_writer_sets_a_damaged_step_aside_and_saves_it_again(harm, saved, tmp_
   with Checkpoints(folder, writable=True) as checkpoints:
     checkpoints.save(_state(2), {}, {})
   assert _restored(folder) == (2, "")
+
+
+def test_a_disk_that_fails_is_damage(saved, monkeypatch):
+  file_digest = integrity.hashlib.file_digest
+
+  def failing(stream, name):
+    if str(saved / "2") in stream.name:
+      raise OSError(5, "Input/output error")
+    return file_digest(stream, name)
+
+  monkeypatch.setattr(integrity.hashlib, "file_digest", failing)
+  step, said = _restored(saved)
+  assert step == 1
+  assert "2 is damaged, passed over: a file cannot be read: [Errno 5] Input/output error" in said
+
+
+@pytest.mark.parametrize("name", [HASHES, SEAL])
+def test_hashes_that_cannot_be_written_are_a_save_that_failed(name, tmp_path, monkeypatch):
+  write_hashes = integrity.write_hashes
+
+  def full(folder, own, files):
+    if own == name and "2" in folder.name:
+      raise OSError(28, "No space left on device")
+    write_hashes(folder, own, files)
+
+  monkeypatch.setattr(integrity, "write_hashes", full)
+  with Checkpoints(tmp_path, writable=True) as checkpoints:
+    checkpoints.save(_state(1), {}, {})
+    checkpoints.save(_state(2), {}, {})
+    good = 1 if name == HASHES else 2
+    with pytest.raises(SaveError, match=rf"step 2 .* No space .*; last good checkpoint: step {good} in"):
+      checkpoints.wait()
 
 
 def test_damaged_steps_alone_are_an_error_and_not_a_new_start(saved, tmp_path):

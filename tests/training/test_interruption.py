@@ -1,6 +1,5 @@
 """SIGTERM and Ctrl-C save and end a training; the same command goes on as if nothing had happened."""
 
-import json
 import re
 import signal
 import subprocess
@@ -10,7 +9,8 @@ import pytest
 import run_case
 from test_sharding import start_two
 
-from mfm_jax.training import loop
+from mfm_jax.training import loop, sharding
+from mfm_jax.training.interruption import Interruption
 
 LONG = {"steps": 400, "log_every": 10, "checkpoint_every": 1000}
 FLAGS = [*run_case.FLAGS, *[f"--config.{key}={value}" for key, value in LONG.items()]]
@@ -36,21 +36,8 @@ def whole(tmp_path_factory):
   return folder, loop.train(run_case.smoke(LONG), folder)
 
 
-def _go_on(folder) -> dict:
-  done = subprocess.run(
-    _command(folder),
-    capture_output=True,
-    text=True,
-    check=True,
-    env=run_case.environment(),
-    cwd=run_case.ROOT,
-  )
-  assert f"resuming {folder} at step" in done.stdout
-  return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_ends(number, whole, tmp_path):
+def test_a_signal_saves_and_ends(number, whole, tmp_path, capsys):
   process = subprocess.Popen(
     _command(tmp_path / "run"),
     stdout=subprocess.PIPE,
@@ -63,7 +50,9 @@ def test_a_signal_saves_and_ends(number, whole, tmp_path):
   step = re.search(rf"{number.name}: saved step (\d+) in .*checkpoints; the same command goes on", said)
   assert step, said
   assert (tmp_path / "run" / "checkpoints" / step[1]).exists()
-  assert _go_on(tmp_path / "run")["params_sha256"] == whole[1]["params_sha256"]
+  summary = loop.train(run_case.smoke(LONG), tmp_path / "run")
+  assert f"resuming {tmp_path / 'run'} at step {step[1]} of" in capsys.readouterr().out
+  assert summary["params_sha256"] == whole[1]["params_sha256"]
   assert run_case.metrics(tmp_path / "run") == run_case.metrics(whole[0])
 
 
@@ -74,5 +63,41 @@ def test_a_notice_to_one_of_two_processes_ends_both_at_one_step(tmp_path):
   assert [process.returncode for process in processes] == [143, 143], (said, other)
   pattern = r"SIGTERM: saved step (\d+) in"
   assert re.search(pattern, said)[1] == re.search(pattern, other)[1]
-  summary = _go_on(tmp_path / "run")  # by one process
+  summary = loop.train(run_case.smoke(LONG), tmp_path / "run")  # by one process
   assert summary["steps"] == 400
+
+
+def test_sigterm_again_does_not_cut_the_save_short_and_ctrl_c_does():
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+  try:
+    with Interruption() as interruption:
+      assert not interruption.reached(1)
+      for _ in range(2):
+        signal.raise_signal(signal.SIGTERM)
+      assert interruption.reached(2)
+      with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+      with pytest.raises(SystemExit) as stop:
+        interruption.leave("saved")
+  finally:
+    signal.signal(signal.SIGINT, before)
+  assert stop.value.code == 143
+
+
+def test_what_is_learnt_is_saved_before_an_evaluation_that_may_take_long(tmp_path, monkeypatch):
+  put_batch, calls, evaluated = sharding.put_batch, [], []
+
+  def signalled(batch, mesh):
+    calls.append(1)
+    if len(calls) == 5:
+      signal.raise_signal(signal.SIGTERM)
+    return put_batch(batch, mesh)
+
+  def evaluate(self, state):
+    evaluated.append((tmp_path / "checkpoints" / str(int(state.step))).exists())
+
+  monkeypatch.setattr(sharding, "put_batch", signalled)
+  monkeypatch.setattr(loop._Evaluation, "__call__", evaluate)
+  with pytest.raises(SystemExit):
+    loop.train(run_case.smoke({"eval_every": 1, "eval_batches": 0}), tmp_path)
+  assert evaluated == [False, False, False, True]

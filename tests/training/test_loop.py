@@ -2,13 +2,17 @@
 
 import json
 import re
+import resource
+import signal
 
 import numpy as np
 import pytest
 import run_case
+from PIL import Image
 
 from mfm_jax.training import folder, loop, sharding
 from mfm_jax.training.config import RunConfig, from_dict, to_dict
+from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.run import load_run, read_config
 from mfm_jax.training.state import params_sha256
 
@@ -18,9 +22,11 @@ def test_a_run_folder_holds_what_the_documentation_promises(finished):
   assert names == {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples", "summary.json"}
   assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["10", "20"]
   assert list((finished / "tensorboard").glob("events.out.tfevents.*"))
-  pictures = list((finished / "samples").glob("*.png"))
-  assert [path.name for path in pictures] == ["samples_0000020.png"]
-  assert pictures[0].read_bytes().startswith(b"\x89PNG")
+  pictures = sorted((finished / "samples").glob("*.png"))
+  assert [path.name for path in pictures] == ["posterior_0000020.png", "samples_0000020.png"]
+  for picture in pictures:
+    assert Image.open(picture).width == 1400
+    assert np.asarray(Image.open(picture)).std() > 5
 
 
 def test_config_json_is_the_configuration(finished):
@@ -125,10 +131,58 @@ def test_too_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path, monk
     loop.train(run_case.smoke({"skip_not_finite": 2}), tmp_path)
 
 
+def test_steps_that_are_not_finite_in_a_row_are_counted_across_a_restart(tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    _broken_at({9, 10}, patch)
+    loop.train(run_case.smoke({"skip_not_finite": 2, "steps": 10}), tmp_path)
+  _broken_at({1}, monkeypatch)
+  with pytest.raises(ValueError, match=r"= nan at step 11; last good checkpoint: step 10"):
+    loop.train(run_case.smoke({"skip_not_finite": 2}), tmp_path)
+
+
+def test_a_full_disk_is_an_error_and_not_a_wait(tmp_path):
+  """Of the files that grow beside the checkpoints; 4 kB here."""
+  writer = MetricWriter(tmp_path, resume_step=0, total=1)
+  before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  picture = np.random.default_rng(0).integers(0, 255, (99, 99, 3), np.uint8)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    with pytest.raises(OSError, match="File too large"):
+      writer.image(0, "noise", picture)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_run_that_cannot_write_its_metrics_says_what_is_saved(tmp_path, monkeypatch):
+  write = MetricWriter.write
+
+  def full(self, step, values):
+    if step > 10:
+      raise OSError(28, "No space left on device")
+    write(self, step, values)
+
+  monkeypatch.setattr(MetricWriter, "write", full)
+  with pytest.raises(OSError, match=r"No space left on device; last good checkpoint: step 10 in"):
+    loop.train(run_case.smoke(), tmp_path)
+
+
 def test_a_folder_of_a_run_killed_at_its_very_start_is_new(tmp_path):
   (tmp_path / "config.json.partial").write_text("{")
   config = run_case.smoke()
   folder.check_workdir(tmp_path, config, folder.DataInfo(**{**INFO, "shape": (2,)}), folder.RUN)
+
+
+def test_a_folder_older_than_the_facts_of_latents_has_them_from_its_configuration(tmp_path):
+  config = run_case.smoke({"data.latent_scale": 0.5})
+  info = folder.DataInfo(**{**INFO, "shape": (2,), "latent_scale": 0.5})
+  folder.write_config(tmp_path, config, info, folder.RUN)
+  stored = json.loads((tmp_path / "config.json").read_text())
+  for name in ("latent_scale", "latent_shift", "autoencoder"):
+    del stored["data"][name]
+  (tmp_path / "config.json").write_text(json.dumps(stored))
+  assert folder.read(tmp_path, type(config), folder.RUN) == (config, info)
+  folder.check_workdir(tmp_path, config, info, folder.RUN)
 
 
 def _tree(folder):

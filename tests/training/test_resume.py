@@ -224,11 +224,11 @@ def _kill_at_progress(command, step: int) -> bool:
   return process.returncode == -signal.SIGKILL
 
 
-def test_sigkill_and_the_same_command_again_give_the_same_run(long_run, tmp_path):
+def test_sigkill_and_the_same_run_again_give_the_same_run(long_run, tmp_path):
   command = _command(tmp_path / "run")
   assert _kill_at_progress(command, random.Random(0).randrange(30, 130))
   assert not (tmp_path / "run" / "summary.json").exists()
-  _assert_like(tmp_path / "run", _finish(command), long_run)
+  _assert_like(tmp_path / "run", loop.train(run_case.smoke(LONG), tmp_path / "run"), long_run)
 
 
 @pytest.mark.slow

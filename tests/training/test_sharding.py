@@ -12,31 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import run_case
+import sharding_case
 from jax.sharding import PartitionSpec as P
 
 from mfm_jax.training import sharding
 from mfm_jax.training.config import RunConfig, from_dict, to_dict
 from mfm_jax.training.sharding import MeshConfig
 
-# 8 devices, or 2 processes of 2; the rules split every array that can be split.
-PROGRAM = """
-import json, sys
-import numpy as np
-import jax
-from mfm_jax.training import distributed
-distributed.join()
-import run_case
-from mfm_jax.training import generate, loop, run
-
-for name, changes in json.loads(sys.argv[2]).items():
-  config = run_case.smoke(changes)
-  loop.train(config, f"{sys.argv[1]}/{name}")
-  trained = run.load_run(f"{sys.argv[1]}/{name}", ema="raw")
-  images = generate.marginal_samples(trained, jax.random.key(0), num=2500, steps=2)
-  if distributed.is_primary():
-    leaves = {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(trained.params))}
-    np.savez(f"{sys.argv[1]}/{name}.npz", images=images, **leaves)
-"""
+# The rules split every array that can be split.
 SPLIT = {"mesh.min_size": 0, "batch_size": 32, "log_every": 1}
 MESHES = {"data8": {}, "fsdp8": {"mesh.fsdp": 8}, "both": {"mesh.fsdp": 2}, "parts": {"accumulate": 2}}
 
@@ -48,7 +31,7 @@ def _environment(devices, **changes):
 
 def _program(folder, cases):
   cases = {name: {**SPLIT, **changes} for name, changes in cases.items()}
-  return [sys.executable, "-c", PROGRAM, str(folder), json.dumps(cases)]
+  return [sys.executable, sharding_case.__file__, str(folder), json.dumps(cases)]
 
 
 def _run(*args, **kwargs):
@@ -59,7 +42,7 @@ def _run(*args, **kwargs):
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
   folder = tmp_path_factory.mktemp("one")
-  _run(_program(folder, {"run": {}}), env=_environment(1))
+  sharding_case.train(folder, {"run": SPLIT})
   return folder / "run"
 
 
@@ -109,6 +92,9 @@ def test_two_processes_train_the_same_network(fsdp, one_device, tmp_path):
   assert [process.returncode for process in processes] == [0, 0], said
   assert "step 20/20" in said[0], "the primary says how it goes"
   assert "step 20/20" not in said[1], "and nobody else"
+  # What fails in the primary fails in all: nobody waits for ever.
+  assert "failed: division by zero" in said[0]
+  assert "failed: process 0 must do its part; got an error there" in said[1]
   _assert_same(tmp_path / "run", one_device)
 
 
@@ -223,6 +209,11 @@ def test_the_first_pattern_that_matches_decides():
     ((("(", "whole"),), "mesh.rules must begin with a regular expression; got '('"),
     ((("kernel",),), "mesh.rules must say how after the pattern; got 'kernel' alone"),
     (
+      (("", "largest", ""),),
+      "largest or whole alone, or each axis of the mesh once; got ['largest', ''] after ''",
+    ),
+    ((("", "fsdp", "fsdp"),), "each axis of the mesh once; got ['fsdp', 'fsdp'] after ''"),
+    (
       (("kernel", "model"),),
       "mesh.rules after the pattern must be one of data, fsdp, , largest, whole; got 'model'",
     ),
@@ -238,6 +229,10 @@ def test_the_mesh_must_fit_the_devices():
     sharding.make_mesh(MeshConfig(fsdp=3))
   with pytest.raises(ValueError, match="got 6 in 4 parts on 1"):
     sharding.check_batch_size(6, sharding.local_mesh(), 4)
+
+
+def test_a_process_alone_has_all_rows():
+  np.testing.assert_array_equal(sharding.rows_of_process(6, sharding.local_mesh()), np.arange(6))
 
 
 def test_rules_survive_the_way_through_json():

@@ -1,4 +1,4 @@
-"""Steering and fine-tuning a loaded run on several devices: no different from one."""
+"""Sampling, steering and fine-tuning a loaded run on several devices: no different from one."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import run_case
 
 from mfm_jax.rewards import likelihoods
-from mfm_jax.training import steered, subject
+from mfm_jax.training import generate, steered, subject
 from mfm_jax.training.run import load_run
 from mfm_jax.training.steer_config import MethodConfig, SteerConfig
 
@@ -33,7 +33,11 @@ def steer(folder):
   run = load_run(folder)
   config = SteerConfig(steps=4, num=8, rows=16, mfm_gf=MethodConfig(draws=4))
   what, reward = subject.from_run(run), likelihoods.broad_quadratic()
-  return {name: steered.Method(what, reward, config, name, num=8)(jax.random.key(0)).x1 for name in NAMES}
+  out = {name: steered.Method(what, reward, config, name, num=8)(jax.random.key(0)).x1 for name in NAMES}
+  context = {"t": np.full(8, 0.4), "x_t": np.linspace(-1.0, 1.0, 16).reshape(8, 2)}
+  out["marginal"] = generate.marginal_samples(run, jax.random.key(1), num=8)
+  out["posterior"] = generate.posterior_samples(run, jax.random.key(2), **context, num=3)
+  return out
 
 
 def test_several_devices(finished, tmp_path):
@@ -51,5 +55,5 @@ def test_several_devices(finished, tmp_path):
   assert (tmp_path / "tuned" / "summary.json").exists()
   alone = steer(finished)
   with np.load(tmp_path / "x1.npz") as found:
-    for name in NAMES:
-      np.testing.assert_allclose(found[name], alone[name], rtol=1e-3, atol=1e-3)
+    for name, x1 in alone.items():
+      np.testing.assert_allclose(found[name], x1, rtol=1e-3, atol=1e-3)

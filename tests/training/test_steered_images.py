@@ -1,6 +1,8 @@
-"""Steering labelled images: class proportions by the judge, what is written, the demonstration's charts."""
+"""Steering labelled images: class proportions by the judge, what is written, the charts of the report."""
 
 import dataclasses
+import json
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +15,13 @@ from mfm_jax.data.sources import to_pixels
 from mfm_jax.interpolants import Linear
 from mfm_jax.metrics import classes
 from mfm_jax.rewards.classes import class_mixture
-from mfm_jax.training import comparison, demo_steering, steer_report
+from mfm_jax.training import comparison, report_steering, steer_report, trajectories
 from mfm_jax.training import subject as subjects
 from mfm_jax.training.comparison import Assessor
+from mfm_jax.training.config import to_dict
 from mfm_jax.training.steer_config import MethodConfig, RewardConfig, SteerConfig
+from mfm_jax.training.steered import Outcome
+from mfm_jax.types import Reward
 
 DIGITS = datasets.load(DataConfig(name="digits"))
 WEIGHTS = np.array([0, 0, 0, 0.7, 0, 0, 0, 0.3, 0, 0])
@@ -66,20 +71,18 @@ def subject():
   )
 
 
+class Found(NamedTuple):
+  reward: Reward
+  rows: list[dict[str, Any]]
+  outcomes: dict[str, Outcome]
+
+
 @pytest.fixture(scope="module")
 def found(subject, assess):
   reward = class_mixture(log_probs, WEIGHTS)
   subjects.check(subject, reward, CONFIG)
   pairs = list(comparison.compare(subject, reward, CONFIG, assess, keep=True))
-  return demo_steering.Steered(
-    config=CONFIG,
-    classifier={"accuracy": 0.9},
-    subject=subject,
-    reward=reward,
-    assess=assess,
-    rows=[row for row, _ in pairs],
-    outcomes={row["method"]: outcome for row, outcome in pairs},
-  )
+  return Found(reward, [row for row, _ in pairs], {row["method"]: outcome for row, outcome in pairs})
 
 
 def test_class_l2_is_the_distance_of_the_judged_proportions(assess):
@@ -117,21 +120,30 @@ def test_samples_are_written_with_label_and_judgement(found, subject, assess, tm
   assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_sections_of_the_report(found):
-  sections = demo_steering.sections(found)
-  titles = [section.title for section in sections]
-  assert titles[:5] == [
-    "Steered to a mixture of classes",
+def test_the_sections_of_the_report(found, subject, assess, tmp_path):
+  recorded = trajectories.Recorder(subject, found.reward, CONFIG)
+  folder = tmp_path / steer_report.FOLDER
+  for method, outcome in found.outcomes.items():
+    arrays = recorded(method, outcome)
+    steer_report.write(folder / f"{method}.npz", outcome, subject, assess, CONFIG, arrays)
+  assert recorded("best_of_n", found.outcomes["best_of_n"]) == {}
+  assert arrays["path_value"].shape == (*arrays["path_t"].shape, 12)
+  result = {"objective": "class_l2", "methods": found.rows, "floor": None, "step": 1, "ema": "0.9"}
+  (folder / "steer.json").write_text(json.dumps({**result, "config": to_dict(CONFIG)}))
+  sections = report_steering.sections(report_steering.read(tmp_path))
+  assert [section.title for section in sections] == [
+    "Steering",
+    "Reward against cost",
+    "Panel against reward hacking",
     "Class proportions",
-    "Quality against cost",
     "Value along the way",
     "Paths from noise to data",
+    "Steered samples",
   ]
-  assert titles[5:] == [f"Samples: {method}" for method in CONFIG.methods]
   assert "70% of class 3 and 30% of class 7" in sections[0].text
   assert [row["method"] for row in sections[0].table][3] == "mfm_gf, N = 4"
-  assert all(section.image for section in sections[1:])
-  assert demo_steering.figures(found)["steering"] == found.rows
+  assert all(section.pictures for section in sections[1:])
+  assert len(sections[-1].pictures) == len(CONFIG.methods)
 
 
 def test_too_few_samples_of_a_class_leave_diversity_out(subject, assess):

@@ -1,5 +1,6 @@
 """Teachers: closed form or a trained flow, frozen, of the same interpolant and data, known by hash."""
 
+import dataclasses
 import json
 import shutil
 
@@ -39,6 +40,17 @@ def test_training_with_the_oracle(tmp_path):
   assert load_run(tmp_path).config.teacher == "oracle"
 
 
+def test_a_teacher_on_other_latents_is_refused(flow):
+  config = run_case.smoke({**DISTILL, "teacher": str(flow)})
+  _, info = run.read_config(flow)
+  for changes in ({"latent_scale": 0.5}, {"latent_shift": 0.1}):
+    (name, value), *_ = changes.items()
+    with pytest.raises(
+      ValueError, match=rf"the teacher must have the {name} of the run; got .*, {value} here"
+    ):
+      run.teacher(config, dataclasses.replace(info, **changes))
+
+
 class Stop(Exception):
   """Stands for whatever ends a process."""
 
@@ -47,6 +59,9 @@ def test_a_trained_flow_teaches_and_is_known_again(flow, tmp_path, monkeypatch):
   teacher = tmp_path / "teacher"
   shutil.copytree(flow, teacher)
   config = run_case.smoke({**DISTILL, "teacher": str(teacher)})
+  info = folder.DataInfo(shape=(2,), num_classes=0, data_std=1.0, image=False)
+  of_host = jax.tree.leaves(run.teacher(config, info).params)
+  assert all(isinstance(leaf, np.ndarray) for leaf in of_host), "no copy on a device beside the one in parts"
   compile_step = step.compile_step
 
   def stopping(*args):

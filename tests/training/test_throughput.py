@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 import run_case
 
@@ -49,6 +50,22 @@ def test_an_earlier_measurement_is_compared_by_name(found, tmp_path):
     throughput.compare(found, path)
 
 
+@pytest.mark.parametrize(
+  ("kind", "peak"),
+  [
+    ("NVIDIA H200", 989),
+    ("TPU v4", 275),
+    ("TPU v5 lite", 197),
+    ("TPU v5e", 197),
+    ("TPU v5p", 459),
+    ("TPU v5", 459),
+  ],
+)
+def test_the_peak_is_that_of_the_device(kind, peak):
+  assert throughput.peak_of(kind) == peak
+
+
 def test_no_peak_is_known_of_a_processor():
-  row = throughput.throughput(run_case.smoke(), ThroughputConfig(repeats=1))["rows"][0]
-  assert row["mfu"] is None
+  assert throughput.peak_of(jax.local_devices(backend="cpu")[0].device_kind) == 0
+  row = {"times": [1.0], "memory": None, "rows": 1, "flops": 8}
+  assert throughput._finished(row, 0.0)["mfu"] is None

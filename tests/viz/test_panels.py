@@ -1,7 +1,9 @@
 """Charts: each shows the numbers that it was given, and refuses what it cannot show."""
 
 import io
+import re
 import sys
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
@@ -145,15 +147,17 @@ def test_scatter_panel_refuses_what_it_cannot_place(samples, message):
 def test_posterior_scatter_has_a_chart_for_each_context():
   contexts, t = RNG.normal(size=(5, 2)), np.linspace(0.1, 0.9, 5)
   draws, exact = RNG.normal(size=(5, 20, 2)), RNG.normal(size=(5, 30, 2))
-  figure = panels.posterior_scatter(contexts, t, draws, exact, title="T")
+  clean = RNG.normal(size=(5, 2))
+  figure = panels.posterior_scatter(contexts, t, draws, exact, clean=clean, title="T")
   charts = [axes for axes in figure.axes if axes.collections]
   assert len(charts) == 5
   for i, axes in enumerate(charts):
     np.testing.assert_allclose(offsets(axes)[0], exact[i])
     np.testing.assert_allclose(offsets(axes)[1], draws[i])
     np.testing.assert_allclose(np.ravel(axes.lines[0].get_data()), contexts[i])
+    np.testing.assert_allclose(np.ravel(axes.lines[1].get_data()), clean[i])
     assert axes.get_title("left") == f"t = {t[i]:g}"
-  assert {"exact", "draws", "$x_t$", "T"} <= set(texts(figure))
+  assert {"exact", "draws", "$x_t$", "$x_1$", "T"} <= set(texts(figure))
   panels.figure_array(figure)
 
 
@@ -197,3 +201,57 @@ def test_curves_leave_gaps_and_tell_more_curves_than_colours_apart():
 def test_curves_refuse_nothing_to_show(metrics, message):
   with pytest.raises(ValueError, match=message):
     panels.curves(metrics)
+
+
+def test_small_multiples_share_colours_and_have_scales_of_their_own():
+  steps = np.arange(1.0, 41.0)
+  charts = {
+    "wide": {"training": (steps, 1 / steps), "held out": ([10, 40], [0.2, np.nan])},
+    "narrow": {"held out": (steps, 2 + 0.01 * steps)},
+  }
+  figure = panels.multiples(charts, rules={"narrow": 2.2})
+  wide, narrow = figure.axes
+  assert [axes.get_title(loc="left") for axes in figure.axes] == ["wide", "narrow"]
+  assert (wide.get_yscale(), narrow.get_yscale()) == ("log", "linear")
+  assert wide.lines[1].get_color() == narrow.lines[0].get_color() == style.PALETTE[1]
+  np.testing.assert_array_equal(narrow.lines[1].get_ydata(), [2.2, 2.2])
+  assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "held out"]
+  assert len(panels.multiples(dict.fromkeys("abcde", charts["wide"])).axes) == 6
+  with pytest.raises(ValueError, match="the number of charts must be at least 1; got 0"):
+    panels.multiples({})
+  with pytest.raises(ValueError, match="values of 'a' must hold a finite number"):
+    panels.multiples({"x": {"a": ([1.0], [np.inf])}})
+
+
+def test_a_chart_as_svg_has_the_colours_of_its_page_and_ids_of_its_own():
+  def draw(name):
+    return style.figure_svg(panels.curves({"a": ([1, 2], [3, 4]), "b": ([1, 2], [5, 6])}), name)
+
+  text = draw("x")
+  assert text == draw("x")
+  assert text.startswith("<svg ")
+  assert text.endswith("</svg>")
+  xml.etree.ElementTree.fromstring(text.replace("<svg ", '<svg xmlns:xlink="x" ', 1))
+  for variable in ("--ink", "--muted", "--line", "--chart-0", "--chart-1"):
+    assert f"var({variable})" in text
+  assert not re.search("|".join([style.INK, style.MUTED, *style.PALETTE]), text)
+  assert "http" not in text
+  assert "<style" not in text
+  ids = re.findall(r' id="([^"]+)"', text)
+  assert len(set(ids)) == len(ids)
+  assert set(ids) == set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+  assert set(ids).isdisjoint(re.findall(r' id="([^"]+)"', draw("y")))
+
+
+def test_one_value_that_would_press_the_others_together_stretches_the_axis():
+  def axes(values):
+    axes = style.new_figure(2.0).add_subplot()
+    axes.plot(range(len(values)), values)
+    return axes
+
+  near, far = [-0.3, -0.5, -0.9], [-0.3, -0.5, None, -0.9, -38.0]
+  assert not style.wide_range(axes(near), "y", near)
+  stretched = axes([value or np.nan for value in far])
+  assert style.wide_range(stretched, "y", far)
+  assert stretched.get_yscale() == "asinh"
+  assert list(stretched.get_yticks()) == [-10.0, -1.0]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mfm_jax.viz import steering, style
+from mfm_jax.viz import steering, style, tradeoffs
 
 RNG = np.random.default_rng(0)
 PATHS = {name: RNG.uniform(size=(4, 2, 8, 8, 1)) for name in ("base", "mfm_gf")}
@@ -21,7 +21,8 @@ def test_path_panel_shows_every_state_and_names_rows_and_columns():
 
 def test_value_curves_are_means_with_a_band_in_the_colours_of_the_order():
   values = {"mfm_gf": RNG.normal(size=(4, 50)), "base": RNG.normal(size=(4, 50))}
-  figure = steering.value_curves(TIMES, values, order=["base", "dps", "mfm_gf"])
+  timed = {name: (TIMES, rows) for name, rows in values.items()}
+  figure = steering.value_curves(timed, order=["base", "dps", "mfm_gf"])
   lines = {line.get_label(): line for line in figure.axes[0].lines}
   np.testing.assert_allclose(lines["mfm_gf"].get_ydata(), values["mfm_gf"].mean(1))
   assert lines["mfm_gf"].get_color() == style.PALETTE[2]
@@ -31,17 +32,20 @@ def test_value_curves_are_means_with_a_band_in_the_colours_of_the_order():
   assert band.max() == pytest.approx((values["mfm_gf"].mean(1) + 2 * error).max())
 
 
-def test_cost_chart_has_a_logarithmic_cost_and_two_standard_errors():
-  figure = steering.cost_chart(
-    [("base", 32, 0.6, 0.02), ("dps", 128, 0.3, None)], x_label="NFE", y_label="L2"
-  )
-  axes = figure.axes[0]
-  assert axes.get_xscale() == "log"
-  assert (axes.get_xlabel(), axes.get_ylabel()) == ("NFE", "L2")
+def test_cost_charts_have_a_logarithmic_cost_and_two_standard_errors():
+  points = {"L2": [("base", 32, 0.6, 0.02), ("dps", 128, 0.3, None)], "reward": [("base", 32, -2.0, 0.1)]}
+  figure = steering.cost_chart(points, x_label="NFE", lines={"L2": ("floor", 0.1)})
+  left, right = figure.axes
+  assert [axes.get_title(loc="left") for axes in figure.axes] == ["L2", "reward"]
+  assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+  assert left.get_xlabel() == "NFE"
   segments = [
-    c.get_segments()[0] for c in axes.collections if len(c.get_segments()) and len(c.get_segments()[0])
+    c.get_segments()[0] for c in left.collections if len(c.get_segments()) and len(c.get_segments()[0])
   ]
   np.testing.assert_allclose(segments[0][:, 1], [0.56, 0.64])
+  assert left.get_ylim()[0] == 0.0
+  assert right.get_ylim()[1] == 0.0
+  assert [text.get_text() for text in figure.legends[0].get_texts()] == ["floor", "base", "dps"]
 
 
 def test_class_bars_stand_side_by_side_with_the_target_over_them():
@@ -52,18 +56,36 @@ def test_class_bars_stand_side_by_side_with_the_target_over_them():
   assert [segment[0, 1] for segment in targets] == [0.7, 0.3, 0.0]
 
 
+def test_trade_offs_stand_in_lines_of_methods_with_a_rule_at_the_first():
+  figures = {"reward": [(-2.0, 0.1), (1.0, None)], "judge": [(0.5, 0.01), (None, None)]}
+  figure = tradeoffs.by_method(["base", "mfm_gf"], figures)
+  left, right = figure.axes
+  assert [axes.get_title(loc="left") for axes in figure.axes] == ["reward", "judge"]
+  assert [label.get_text() for label in left.get_yticklabels()] == ["base", "mfm_gf"]
+  rule = left.lines[0].get_xdata()
+  np.testing.assert_array_equal(rule, [-2.0, -2.0])
+  np.testing.assert_allclose(left.collections[0].get_segments()[0][:, 0], [-2.2, -1.8])
+  marks = [line.get_xdata()[0] for line in left.lines[1:] if line.get_marker() in ("o", "s")]
+  assert marks == [-2.0, 1.0]
+  assert not [line for line in right.lines if line.get_marker() == "s"]
+
+
 @pytest.mark.parametrize(
   ("call", "message"),
   [
     (lambda: steering.path_panel({}, TIMES), "the number of methods must be at least 1; got 0"),
     (lambda: steering.path_panel(PATHS, TIMES[:3]), "the path of 'base' must have shape"),
     (lambda: steering.path_panel(PATHS, [0, 1, 2, 3]), "times must lie in"),
-    (lambda: steering.value_curves(TIMES, {}), "the number of methods must be at least 1"),
-    (lambda: steering.value_curves(TIMES, {"a": np.zeros((3, 5))}), "values of 'a' must have shape"),
-    (lambda: steering.value_curves(TIMES, {"a": np.zeros((4, 1))}), "samples of 'a' must be at least 2"),
-    (lambda: steering.value_curves(TIMES, {"a": np.full((4, 2), np.nan)}), "values of 'a' must be finite"),
-    (lambda: steering.cost_chart([], x_label="", y_label=""), "the number of points must be at least 1"),
-    (lambda: steering.cost_chart([("a", 0, 1, 1)], x_label="", y_label=""), "cost of 'a' must be positive"),
+    (lambda: steering.value_curves({}), "the number of methods must be at least 1"),
+    (lambda: steering.value_curves({"a": (TIMES, np.zeros((3, 5)))}), "values of 'a' must have shape"),
+    (lambda: steering.value_curves({"a": (TIMES, np.zeros((4, 1)))}), "samples of 'a' must be at least 2"),
+    (lambda: steering.value_curves({"a": (TIMES, np.full((4, 2), np.nan))}), "values of 'a' must be finite"),
+    (lambda: steering.cost_chart({"q": []}, x_label=""), "the number of points must be at least 1"),
+    (lambda: steering.cost_chart({}, x_label=""), "the number of qualities must be at least 1"),
+    (lambda: steering.cost_chart({"q": [("a", 0, 1, 1)]}, x_label=""), "cost of 'a' must be positive"),
+    (lambda: tradeoffs.by_method([], {"a": []}), "the number of methods must be at least 1"),
+    (lambda: tradeoffs.by_method(["base"], {}), "the number of figures must be at least 1"),
+    (lambda: tradeoffs.by_method(["base"], {"a": []}), "the number of values of 'a' must be 1; got 0"),
     (lambda: steering.class_bars({}, np.ones(2)), "the number of methods must be at least 1"),
     (lambda: steering.class_bars({"a": np.ones(3)}, np.ones(2)), "frequencies of 'a' must have shape"),
   ],
