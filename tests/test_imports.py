@@ -55,6 +55,7 @@ OPTIONAL = (
   "diffusers",
   "open_clip",
   "tensorflow",
+  "tokenizers",
   "torch",
   "torchvision",
   "transformers",

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from mfm_jax import checks, interpolants, times
-from mfm_jax.rewards import callback, classes, composition, likelihoods
+from mfm_jax.rewards import callback, classes, composition, likelihoods, published
+from mfm_jax.rewards.published import PreferenceConfig
 from mfm_jax.sampling import noise
 from mfm_jax.steering import cost, drifts, search, smc, steer, value
 from mfm_jax.training.classifier import load_classifier
@@ -14,7 +15,7 @@ from mfm_jax.training.config import MixtureConfig
 from mfm_jax.types import Array, Reward
 
 HELD_OUT = 1 << 20  # the seed on which scales are tuned; those of samples are below
-REWARDS = ("likelihood", "quadratic", "classes", "python")
+REWARDS = ("likelihood", "quadratic", "classes", "python", *published.NAMES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class RewardConfig:
   Attributes:
     name: "likelihood", -|A x - y|^2 / (2 sigma^2); "quadratic", -|x - centre|^2 / (2 sigma^2); "classes",
       log sum_c classes_c p(c | x) by a trained classifier; "python", a function of NumPy arrays, without
-      gradient.
+      gradient; "clip", "pickscore", "hpsv2", "imagereward", "aesthetic", human preference of pictures.
     weight: multiplies it: lambda.
     matrix, observed: A and y of a likelihood; without them those of the paper's mixture.
     centre: of a quadratic.
@@ -33,6 +34,7 @@ class RewardConfig:
     classes: weights of its classes.
     function: "package.module:function", see `rewards.callback`.
     timeout: seconds that a call of it may take; 0 waits for ever.
+    preference: files and prompts of a reward of human preference.
   """
 
   name: str = "likelihood"
@@ -45,6 +47,7 @@ class RewardConfig:
   classes: tuple[float, ...] = ()
   function: str = ""
   timeout: float = 600.0
+  preference: PreferenceConfig = dataclasses.field(default_factory=PreferenceConfig)
 
   def __post_init__(self):
     checks.at_least("reward.timeout", self.timeout, 0)
@@ -53,6 +56,11 @@ class RewardConfig:
       raise ValueError(
         "reward.function must be given with reward.name=python, and with no other; got "
         f"{self.function!r} with {self.name}"
+      )
+    if self.name not in published.NAMES and self.preference != PreferenceConfig():
+      raise ValueError(
+        f"reward.preference must be left alone for a reward.name not of {', '.join(published.NAMES)}; got "
+        f"{self.preference} with {self.name}"
       )
     if bool(self.matrix) != bool(self.observed):
       raise ValueError(
@@ -64,8 +72,11 @@ class RewardConfig:
     """The reward itself, without its weight.
 
     Raises:
-      ValueError: values that the reward refuses, a folder that holds no classifier.
+      ValueError: values that the reward refuses, a folder that holds no classifier, files of weights or of a
+        tokenizer that are not there or do not fit.
     """
+    if self.name in published.NAMES:
+      return self.preference.build(self.name)
     if self.name == "classes":
       if not self.classifier:
         raise ValueError("reward.classifier must name a trained classifier for reward.name=classes; got ''")
@@ -334,9 +345,12 @@ class SteerConfig:
 
   @property
   def classifiers(self) -> str:
-    """Identities of the trained classifiers that the rewards read; "" for none."""
-    parts = [part for part in (self.reward, *self.more_rewards) if part.name == "classes"]
-    return ",".join(load_classifier(part.classifier).sha256 for part in parts)
+    """Identities of the trained classifiers and networks that the rewards read; "" for none."""
+    parts = [part for part in (self.reward, *self.more_rewards) if part.name in ("classes", *published.NAMES)]
+    return ",".join(
+      load_classifier(part.classifier).sha256 if part.name == "classes" else part.preference.identity
+      for part in parts
+    )
 
   def build_reward(self) -> Reward:
     """The sum of the rewards with their weights.
@@ -344,6 +358,9 @@ class SteerConfig:
     A single Gaussian likelihood stays one, with its weight in sigma, so that its closed forms stay known.
     """
     weights = [part.weight for part in (self.reward, *self.more_rewards)]
+    for part in (self.reward, *self.more_rewards):
+      if part.name in published.NAMES:
+        part.preference.check(part.name)  # of all, before the weights of one are read
     rewards = [part.build() for part in (self.reward, *self.more_rewards)]
     single = rewards[0] if len(rewards) == 1 else None
     if isinstance(single, likelihoods.GaussianLikelihood) and weights[0] > 0:
