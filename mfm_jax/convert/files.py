@@ -47,7 +47,7 @@ def write_state(path: str | pathlib.Path, state: dict[str, np.ndarray], metadata
   if path.exists():
     raise ValueError(f"weights must go to a new file; {path} is there")
   path.parent.mkdir(parents=True, exist_ok=True)
-  contiguous = {name: np.ascontiguousarray(value) for name, value in state.items()}
+  contiguous = {name: np.asarray(value, order="C") for name, value in state.items()}
   safetensors.numpy.save_file(contiguous, path, metadata)
 
 

@@ -173,10 +173,9 @@ def to_state(params: PyTree, leaves: list[Leaf]) -> State:
     value = _take(params, leaf.path)
     blocks = value if "blocks" in leaf.path else value[None]
     for (names, _), block in zip(_tensors(leaf, value.shape), blocks, strict=True):
-      # A patch is a square of three channels.
       whole = _theirs(block, leaf.layout)
       parts = np.split(whole, len(names)) if len(names) > 1 else [whole]
-      out |= dict(zip(names, map(np.ascontiguousarray, parts), strict=True))
+      out |= {name: np.array(part, order="C") for name, part in zip(names, parts, strict=True)}
   return out
 
 

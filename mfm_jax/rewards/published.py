@@ -108,7 +108,8 @@ class PreferenceConfig:
     if name == "aesthetic":
       _check_file("head", self.head, HEAD, name)
       return None, None
-    return self._tokenize(name)(self._prompts())
+    texts = self._prompts()
+    return self._tokenize(name)(texts)
 
   @property
   def identity(self) -> str:

@@ -17,7 +17,7 @@ from mfm_jax.steering.best_of_n import best_of_n
 from mfm_jax.steering.search import search
 from mfm_jax.steering.smc import smc
 from mfm_jax.steering.steer import steer
-from mfm_jax.training import sharding
+from mfm_jax.training import hoisted, sharding
 from mfm_jax.training.steer_config import MethodConfig, SteerConfig
 from mfm_jax.training.subject import BY_DRAWS, Subject
 from mfm_jax.types import Array, PRNGKey, PyTree, Reward
@@ -92,7 +92,7 @@ class Method:
     start = time.monotonic()
     sample = {"best_of_n": self._best_of_n, "smc": self._smc, "search": self._search}.get(name, self._steer)
     compiled = functools.partial(sample, keep=keep) if name not in ("best_of_n", "smc", "search") else sample
-    self._compiled = jax.jit(compiled).lower(subject.params, jax.random.key(0), jnp.float32(1)).compile()
+    self._compiled = hoisted.compile_hoisted(compiled, subject.params, jax.random.key(0), jnp.float32(1))
     self.seconds_compile = time.monotonic() - start
 
   def __call__(self, key: PRNGKey, scale: float = 1.0) -> Outcome:

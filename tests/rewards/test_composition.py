@@ -38,6 +38,26 @@ def test_the_condition_reaches_every_part():
   np.testing.assert_allclose(reward(X, {"label": jnp.arange(7.0)}), jnp.arange(7.0))
 
 
+def constrained(**changes):
+  return composition.constrained(first, second, **{"bound": 1.0, "strength": 4.0, "width": 0.1, **changes})
+
+
+def test_a_constraint_costs_nothing_within_and_its_strength_beyond():
+  x = jnp.array([[0.3, 2.0], [0.3, 0.0], [0.3, 1.0]])  # well within, well beyond, on the bound
+  value, gradient = jax.vmap(jax.value_and_grad(lambda x: constrained()(x[None])[0]))(x)
+  np.testing.assert_allclose(value, [0.3, 0.3 - 4.0, 0.3 - 0.4 * np.log(2)], atol=1e-3)
+  np.testing.assert_allclose(gradient, [[1.0, 0.0], [1.0, 0.0], [1.0, 0.5 * 4.0 * 2.0]], atol=1e-3)
+  below = jax.grad(lambda x: constrained()(x[None])[0])(jnp.array([0.3, 0.5]))
+  np.testing.assert_allclose(below, [1.0, 4.0 * 2.0 * 0.5], rtol=1e-2)  # strength times grad c
+
+
+def test_a_constraint_without_gradient_is_none_of_the_whole():
+  part = lambda x, cond=None: x[:, 0]  # noqa: E731
+  part.differentiable = False
+  made = composition.constrained(first, part, bound=0.0, strength=1.0, width=1.0)
+  assert not composition.is_differentiable(made)
+
+
 @pytest.mark.parametrize(
   ("call", "message"),
   [
@@ -45,6 +65,9 @@ def test_the_condition_reaches_every_part():
     (lambda: composition.minimum([]), "number of rewards must be at least 1; got 0"),
     (lambda: composition.weighted_sum([first], [1, 2]), r"weights must have shape \(1,\); got \(2,\)"),
     (lambda: composition.weighted_sum([first], [np.nan]), "weights must be finite; got nan"),
+    (lambda: constrained(bound=np.inf), "bound must be finite; got inf"),
+    (lambda: constrained(strength=0.0), "strength must be a positive number; got 0.0"),
+    (lambda: constrained(width=-1.0), "width must be a positive number; got -1.0"),
   ],
 )
 def test_bad_compositions(call, message):

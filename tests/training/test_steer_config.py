@@ -64,7 +64,7 @@ def test_bad_configurations(changes, message):
     (MethodConfig, {"scales": ()}, "number of scales must be at least 1; got 0"),
     (MethodConfig, {"renormalise": "unit"}, "renormalise must be one of none, rescale, clip; got 'unit'"),
     (MethodConfig, {"limit": 0.0}, "limit must be positive; got 0.0"),
-    (RewardConfig, {"name": "sharp"}, "reward.name must be one of likelihood, quadratic, classes"),
+    (RewardConfig, {"name": "beauty"}, "reward.name must be one of likelihood, quadratic, classes"),
     (MethodConfig, {"scheme": "halton"}, "scheme must be one of independent, antithetic, orthogonal, sobol"),
     (MethodConfig, {"weight": 1.5}, r"weight must lie in \[0.0, 1.0\]; got 1.5"),
     (MethodConfig, {"interval": (0.5,)}, r"interval must have shape \(2,\); got \(1,\)"),
