@@ -143,7 +143,10 @@ def make_input_effects(velocity_of, info, guided):
 
 
 # Other networks and objectives of their kinds are in the quick set.
-SLOW = ("mnist", "mnist_cpu", "imagenet_xl2", "cifar10", "digits_distill", "digits-bare")
+SLOW = (
+  *("mnist", "mnist_cpu", "imagenet_xl2", "imagenet_xl2_distill"),
+  *("cifar10", "digits_distill", "digits-bare"),
+)
 
 
 @pytest.mark.parametrize(

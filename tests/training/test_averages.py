@@ -66,6 +66,7 @@ def test_lengths_out_of_range_are_refused(name):
     averages.power_length(name)
 
 
+@pytest.mark.slow
 def test_a_run_gives_any_average_after_training(tmp_path):
   changes = {"ema_every": 4, "checkpoint_every": 8}
   loop.train(run_case.smoke({**changes, "ema_lengths": (0.05, 0.1)}), tmp_path / "kept")
