@@ -61,7 +61,7 @@ def decoder(vae: Vae, info: DataInfo, *, tile: int = 0) -> Decode:
     z = x / info.latent_scale + info.latent_shift
     return to_pixels(autoencoder.decode(vae.config, vae.params, z, sliced=True, tile=tile, remat=True))
 
-  return jax.jit(decode)
+  return decode
 
 
 def pictures(decode: Decode, x: np.ndarray, batch: int = 16) -> np.ndarray:

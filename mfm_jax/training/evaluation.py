@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from mfm_jax import checks
@@ -87,6 +88,7 @@ def evaluate(
   if sample_file and (of_maps or run is not None):
     given = "a run" if run is not None else f"metrics {', '.join(of_maps)}, which need a run"
     raise ValueError(f"--samples must come without a run and its metrics; got {given}")
+  decode = None if decode is None else jax.jit(decode)
   out = {}
   if of_maps:
     how = {"seed": seed, "steps": steps or 1, "times": times, "decode": decode}

@@ -69,7 +69,8 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
   def evaluation(writer: MetricWriter, frozen: PyTree) -> Panel:
     del frozen
     assess = comparison.assessor(what, config.steering, reward)
-    options = {"reward": reward, "decode": what.decode, "assess": assess, "label": label}
+    decode = jax.jit(what.decode) if config.decoder else what.decode  # else compiled again at every panel
+    options = {"reward": reward, "decode": decode, "assess": assess, "label": label}
     return Panel(base=base, tuned=tuned, config=config, writer=writer, **options)
 
   distributed.on_primary(

