@@ -9,6 +9,7 @@ import pytest
 from mfm_jax.convert import preference as layouts
 from mfm_jax.models import blip, clip
 from mfm_jax.rewards import preference
+from mfm_jax.rewards.preprocess import MEAN, STD
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, the extra `torch`")
 TINY = clip.PRESETS["tiny"]
@@ -84,7 +85,9 @@ def chw(x):
 
 def close(ours, theirs, tolerance):
   theirs = theirs.detach().numpy() if hasattr(theirs, "detach") else theirs
-  assert np.abs(np.asarray(ours) - theirs).max() <= tolerance * np.abs(theirs).max()
+  error = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+  print(f"relative error {error:.1e} of {theirs.shape}, at most {tolerance:g}")
+  assert error <= tolerance
 
 
 @pytest.mark.parametrize(
@@ -178,3 +181,46 @@ def test_aesthetic():
   pixels, _ = inputs(TINY)
   features = torch.nn.functional.normalize(image(chw(pixels)))
   close(reward.function(reward.params, pixels), theirs(features)[:, 0], 1e-4)
+
+
+def resized(x, longest):
+  """By torchvision: the longest side to the network's with black around, or the shortest and the centre."""
+  functional = pytest.importorskip("torchvision.transforms.functional", reason="needs torchvision")
+  size, bicubic = TINY.image_size, functional.InterpolationMode.BICUBIC
+  if not longest:
+    x = functional.resize(x, size, bicubic)
+    top, left = ((n - size) // 2 for n in x.shape[2:])
+    x = functional.crop(x, top, left, size, size)
+  else:
+    sides = [round(n * size / max(x.shape[2:])) for n in x.shape[2:]]
+    high, wide = (size - n for n in sides)
+    x = functional.resize(x, sides, bicubic)
+    x = functional.pad(x, [wide // 2, high // 2, wide - wide // 2, high - high // 2])
+  return functional.normalize(x, MEAN, STD)
+
+
+@pytest.mark.parametrize(
+  ("make", "longest", "scale"),
+  [
+    (preference.pickscore, False, np.exp(2.5)),
+    (preference.hpsv2, True, 1.0),
+    (preference.clip_score, False, 100.0),
+  ],
+)
+def test_a_reward_and_its_gradient_from_pictures_on(make, longest, scale):
+  """Pictures that are not square and leave [0, 1], so that a clamp would show."""
+  net = clip.build(TINY)
+  params = case.noisy(net.init)
+  image, text = transformers_clip(TINY, layouts.to_state(params, layouts.clip_leaves("transformers")))
+  pictures = np.random.default_rng(0).uniform(-0.3, 1.3, size=(3, 44, 56, 3)).astype(np.float32)
+  _, ids = inputs(TINY)
+  x = chw(pictures).requires_grad_()
+  expected = scale * torch.nn.functional.cosine_similarity(
+    image(resized(x, longest)), text(torch.from_numpy(ids))
+  )
+  expected.sum().backward()
+  reward = make(net, params, ids.astype(np.int32))
+  label = {"label": np.arange(3)}
+  values, pull = jax.vjp(lambda x: reward(x, label), pictures)
+  close(values, expected, 1e-4)
+  close(pull(jnp.ones_like(values))[0], x.grad.numpy().transpose(0, 2, 3, 1), 1e-3)
