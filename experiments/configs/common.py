@@ -146,6 +146,10 @@ def finish_benchmark(config: ml_collections.ConfigDict, mode: str) -> ml_collect
     config.draws = (1, 4)
     variance.states, variance.repeats, variance.reference, variance.times = 32, 2, 16, (0.3, 0.7)
     inverse.num, inverse.steps, inverse.draws = 4, 8, 4
+    images = config.fid.images
+    images.num, images.few, images.split = 32, True, "test"
+    images.splits, images.subset = 2, 16
+    config.fid.steps, config.fid.times, config.fid.guidance = (1, 2), (0.0, 0.5), 0.0
   return config.lock()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mfm_jax.data import datasets
 from mfm_jax.steering import cost
-from mfm_jax.training import comparison, folder, inverse, subject, variance
+from mfm_jax.training import comparison, distributed, fid_suite, folder, inverse, subject, variance
 from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.classifier import train_classifier
 from mfm_jax.training.config import RunConfig, differences, to_dict
@@ -53,10 +53,12 @@ def benchmark(
     raise ValueError(f"--run and --oracle exclude each other; got --run={run} with --oracle")
   if not (run or oracle or config.run):
     raise ValueError("a benchmark without config.run needs --run or --oracle; got neither")
-  if oracle and (config.kind == "inverse" or ema):
+  if oracle and (config.kind in ("inverse", "fid") or ema):
     raise ValueError(
-      f"--oracle must be absent for kind=inverse and with --ema; got {config.kind}, --ema={ema}"
+      f"--oracle must be absent for kind={config.kind} and with --ema; got --ema={ema!r}"
     )
+  if config.kind != "fid":
+    distributed.require_one(f"a benchmark of kind={config.kind}")
   trained_here = not (run or oracle)
   if oracle:
     config = dataclasses.replace(config, steer=dataclasses.replace(config.steer, teacher="oracle"))
@@ -72,8 +74,9 @@ def benchmark(
   if config.classifier is not None:
     train_classifier(config.classifier, workdir / CLASSIFIER)
   _check(config, what, trained=True)
-  ledger.identify("oracle" if oracle else what.run.sha256, config.steer.classifiers)
-  return {"steering": _steering, "variance": _variance, "inverse": _inverse}[config.kind](
+  parameters = "oracle" if oracle else what.run.sha256
+  ledger.identify(parameters=parameters, classifiers=config.steer.classifiers)
+  return {"steering": _steering, "variance": _variance, "inverse": _inverse, "fid": _fid}[config.kind](
     config, what, ledger
   )
 
@@ -100,6 +103,8 @@ def _check(config: BenchmarkConfig, what: Subject, *, trained: bool) -> None:
     for part in config.variance.rewards:
       if trained or config.classifier is None or part.name != "classes":
         part.build()
+  elif config.kind == "fid":
+    fid_suite.check(config.fid, what)
   elif config.kind == "steering":
     # A classifier that is still to be trained is differentiable, and gives one number a sample.
     known = trained or config.classifier is None
@@ -123,9 +128,9 @@ class _Ledger:
       if old["rows"]:
         print(f"going on with {self.path}: {len(old['rows'])} rows", flush=True)
 
-  def identify(self, parameters: str, classifiers: str) -> None:
+  def identify(self, **identities: Any) -> None:
     """Says whose rows they are: of which parameters, of the run and of the classifiers in the reward."""
-    for name, identity in (("parameters", parameters), ("classifiers", classifiers)):
+    for name, identity in identities.items():
       old = self.content.setdefault(name, identity)
       self._same(differences({name: old}, {name: identity}, "of the run"))
 
@@ -146,7 +151,8 @@ class _Ledger:
 
   def set(self, **values) -> dict[str, Any]:
     self.content |= values
-    write_atomically(self.path, (json.dumps(self.content, indent=2) + "\n").encode())
+    content = (json.dumps(self.content, indent=2) + "\n").encode()
+    distributed.on_primary(lambda: write_atomically(self.path, content))
     return self.content
 
 
@@ -243,6 +249,18 @@ def _inverse(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[st
   rows = [{"operator": name, **row} for name, row in figures.items()]
   ledger.add(*rows)
   print(text_table("inverse problems", rows), flush=True)
+  return ledger.content
+
+
+def _fid(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, Any]:
+  def extracted_by(fingerprint: dict[str, str]) -> None:
+    ledger.identify(extractor=fingerprint)
+
+  how = {"has": ledger.has, "add": ledger.add, "extracted_by": extracted_by}
+  fid_suite.measure(config.fid, what, ledger.path.parent, **how)
+  if distributed.is_primary():
+    print(fid_suite.report(ledger.rows), flush=True)
+    write_atomically(ledger.path.with_name(FIGURE), fid_suite.figure(ledger.rows))
   return ledger.content
 
 

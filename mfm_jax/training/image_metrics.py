@@ -1,9 +1,10 @@
 """The FID suite on a trained run, or on a file of samples: generate, decode, extract, compare."""
 
+import collections
 import dataclasses
 import functools
+import itertools
 import pathlib
-import sys
 from collections.abc import Iterator
 
 import jax
@@ -20,8 +21,8 @@ from mfm_jax.metrics import samples, statistics
 from mfm_jax.metrics.reference import Fingerprint
 from mfm_jax.metrics.statistics import Gaussian
 from mfm_jax.models.inception import POOL, SPATIAL
-from mfm_jax.training import generate
-from mfm_jax.training.features import Collected, Extract, collect
+from mfm_jax.training import distributed, generate
+from mfm_jax.training.features import Collected, Extract, collect, of_all_processes
 from mfm_jax.training.run import Run
 from mfm_jax.types import Decode
 
@@ -67,14 +68,29 @@ class Suite:
       if metric in self.metrics:
         checks.at_least(f"num (for {metric})", self.num, least)
 
-  def collect(self, pictures: Iterator[np.ndarray], *, of_reference: bool = False) -> Collected:
-    """Features of samples, or of a reference, as far as the metrics need them."""
-    hold = {"pool": self.num} if set(_COMPARING) & set(self.metrics) else {}
+  def collect(self, pictures: Iterator[np.ndarray], num: int, *, of_reference: bool = False) -> Collected:
+    """Features of samples, or of a reference, as far as the metrics need them.
+
+    Args:
+      pictures: of this process: those of its `shares` of `num`.
+      num: pictures of all processes.
+      of_reference: what is to be held.
+
+    Returns:
+      What all processes found, in every one.
+    """
+    hold = {"pool": self.num} if needs_pictures(self) else {}
     if of_reference and "class_fid" in self.metrics:
-      hold["pool"] = sys.maxsize  # all: the first ones may lack a class
+      hold["pool"] = num  # all: the first ones may lack a class
     if "is" in self.metrics and not of_reference:
       hold["logits"] = self.num
-    return collect(self.extract, pictures, spatial="sfid" in self.metrics, hold=hold)
+    places = functools.partial(_places, num)
+    ours = places(jax.process_index())
+    found = None
+    if len(ours) or jax.process_count() == 1:
+      hold = {name: int(np.sum(ours < most)) for name, most in hold.items()}
+      found = collect(self.extract, pictures, spatial="sfid" in self.metrics, hold=hold)
+    return of_all_processes(found, places, tuple(hold))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,6 +106,11 @@ class Reference:
   spatial: Gaussian | None = None
   features: np.ndarray | None = None
   labels: np.ndarray | None = None
+
+
+def needs_pictures(suite: Suite) -> bool:
+  """Whether a metric needs pictures of the reference: statistics do not do."""
+  return bool(set(_COMPARING) & set(suite.metrics))
 
 
 def of_file(suite: Suite, path: str | pathlib.Path) -> Reference:
@@ -113,9 +134,10 @@ def of_file(suite: Suite, path: str | pathlib.Path) -> Reference:
     need = f"; {', '.join(comparing)} need pictures (arr_0)" if comparing else ""
     raise ValueError(f"a reference must hold statistics (mu, sigma) or pictures{need}: {error}") from error
   if known is None:
-    return _reference(suite, batch.batches(CHUNK), batch.labels)
+    return _reference(suite, _of_batch(batch, len(batch)), len(batch), batch.labels)
   few = dataclasses.replace(suite, few=True)  # for single features alone: the statistics are known
-  return dataclasses.replace(_reference(few, batch.batches(CHUNK), batch.labels), pool=pool, spatial=spatial)
+  own = _reference(few, _of_batch(batch, len(batch)), len(batch), batch.labels)
+  return dataclasses.replace(own, pool=pool, spatial=spatial)
 
 
 def of_source(suite: Suite, source: Source, decode: Decode) -> Reference:
@@ -125,21 +147,24 @@ def of_source(suite: Suite, source: Source, decode: Decode) -> Reference:
     ValueError: too few pictures.
   """
   order = np.random.Generator(np.random.Philox([suite.seed, 1])).permutation(len(source))
-  labels = []
+  labels = np.zeros(len(order), np.int32) if source.num_classes else None
 
   def pictures():
-    for rows in _chunks(len(order)):
+    for _, rows in shares(len(order)):
       batch = source.take(order[rows])
-      labels.append(batch["label"])
+      if labels is not None:
+        labels[rows] = batch["label"]
       yield _bytes(suite, decode, batch["x1"])
 
-  found = _reference(suite, pictures(), None)
-  held = None if found.features is None else len(found.features)
-  return dataclasses.replace(found, labels=np.concatenate(labels)[:held] if source.num_classes else None)
+  found = _reference(suite, pictures(), len(order), None)
+  if labels is None or found.features is None:
+    return found
+  labels = np.sum(distributed.from_each(labels), axis=0)  # a process has zeros where it took none
+  return dataclasses.replace(found, labels=labels[: len(found.features)])
 
 
-def _reference(suite, pictures, labels) -> Reference:
-  found = suite.collect(pictures, of_reference=True)
+def _reference(suite, pictures, num, labels) -> Reference:
+  found = suite.collect(pictures, num, of_reference=True)
   few = suite.few or not {"fid", "sfid", "posterior_fid"} & set(suite.metrics)
   pool = found.held.get("pool")
   return Reference(
@@ -179,9 +204,9 @@ def of_run(
   _check(suite, labels, reference)
   drawn = sample_pictures(run, suite, decode, labels, steps=steps, guidance=guidance)
   if keep:
-    samples.write_samples(keep, drawn, suite.num, labels)
-    drawn = samples.open_samples(keep).batches(CHUNK)
-  return row(suite, suite.collect(drawn), labels, reference)
+    _write(keep, drawn, suite.num, labels)
+    drawn = _of_batch(samples.open_samples(keep), suite.num)
+  return row(suite, suite.collect(drawn, suite.num), labels, reference)
 
 
 def sample_pictures(
@@ -193,10 +218,13 @@ def sample_pictures(
   steps: int = 0,
   guidance: float | None = None,
 ) -> Iterator[np.ndarray]:
-  """uint8 pictures of samples, CHUNK at a time; arguments as `of_run`. The same for the same seed."""
+  """uint8 pictures of samples, CHUNK at a time, this process's `shares` of all; arguments as `of_run`.
+
+  A picture depends on the seed and its place alone.
+  """
   sample = generate.marginal_sampler(run, steps=steps)
   key = jax.random.key(suite.seed)
-  for i, rows in enumerate(_chunks(suite.num)):
+  for i, rows in shares(suite.num):
     label = None if labels is None else labels[rows]
     n = rows.stop - rows.start
     yield _bytes(suite, decode, sample(jax.random.fold_in(key, i), n, run.cond(label, guidance, n)))
@@ -214,7 +242,7 @@ def of_samples(suite: Suite, path: str | pathlib.Path, reference: Reference) -> 
   checks.at_least(f"the number of samples in {path}", len(batch), suite.num)
   labels = None if batch.labels is None else batch.labels[: suite.num]
   _check(suite, labels, reference)
-  return row(suite, suite.collect(batch.batches(CHUNK, num=suite.num)), labels, reference)
+  return row(suite, suite.collect(_of_batch(batch, suite.num), suite.num), labels, reference)
 
 
 def _check(suite: Suite, labels: np.ndarray | None, reference: Reference) -> None:
@@ -304,7 +332,7 @@ def posterior_rows(
     return interpolate(run.interpolant, t, jax.random.normal(key, x1.shape), x1)
 
   def drawn(key, t: float):
-    for i, rows in enumerate(_chunks(suite.num)):
+    for i, rows in shares(suite.num):
       key_noise, key_draw = jax.random.split(jax.random.fold_in(key, i))
       batch = source.take(order[np.arange(rows.start, rows.stop) % len(order)])
       t_B = jnp.full(len(batch["x1"]), t, jnp.float32)
@@ -314,7 +342,8 @@ def posterior_rows(
 
   out = []
   for i, t in enumerate(times):
-    found = collect(suite.extract, drawn(jax.random.fold_in(key, i), t)).pool
+    own = dataclasses.replace(suite, metrics=("posterior_fid",))
+    found = own.collect(drawn(jax.random.fold_in(key, i), t), suite.num).pool
     distance = statistics.frechet_distance(found.gaussian(few=suite.few), reference.pool)
     out.append({"t": t, "num": found.count, "posterior_fid": distance})
   return out
@@ -326,8 +355,42 @@ def split_of(run: Run, split: str) -> Source:
   return getattr(datasets.load(run.config.data), split)
 
 
-def _chunks(num: int) -> Iterator[slice]:
-  return (slice(start, min(start + CHUNK, num)) for start in range(0, num, CHUNK))
+def _chunks(num: int) -> list[tuple[int, slice]]:
+  """The parts of `num` pictures: number and rows."""
+  return [(i, slice(start, min(start + CHUNK, num))) for i, start in enumerate(range(0, num, CHUNK))]
+
+
+def shares(num: int) -> list[tuple[int, slice]]:
+  """The parts of `num` pictures that this process works on: number and rows."""
+  return distributed.share(_chunks(num))
+
+
+def _places(num: int, process: int) -> np.ndarray:
+  """The rows of all the shares of a process."""
+  theirs = _chunks(num)[process :: jax.process_count()]
+  return np.concatenate([np.arange(rows.start, rows.stop) for _, rows in theirs] or [np.arange(0)])
+
+
+def _of_batch(batch: samples.SampleFile, num: int) -> Iterator[np.ndarray]:
+  """This process's shares of the first `num` pictures of a file."""
+  parts = batch.batches(CHUNK, num=num)
+  return itertools.islice(parts, jax.process_index(), None, jax.process_count())
+
+
+def _write(path: str, drawn: Iterator[np.ndarray], num: int, labels: np.ndarray | None) -> None:
+  """Writes the samples of all processes, one part of each at a time."""
+
+  def everyones():
+    for first in range(0, len(_chunks(num)), jax.process_count()):
+      # A process that has none left in this round hands over none.
+      parts = distributed.from_each(next(drawn, np.zeros((0, 0, 0, 0), np.uint8)))
+      yield from parts[: len(_chunks(num)) - first]
+
+  if distributed.is_primary():
+    samples.write_samples(path, everyones(), num, labels)
+  else:
+    collections.deque(everyones(), maxlen=0)
+  distributed.on_primary(lambda: None)  # when it is written
 
 
 def _bytes(suite: Suite, decode: Decode, x) -> np.ndarray:
