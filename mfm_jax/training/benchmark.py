@@ -54,9 +54,7 @@ def benchmark(
   if not (run or oracle or config.run):
     raise ValueError("a benchmark without config.run needs --run or --oracle; got neither")
   if oracle and (config.kind in ("inverse", "fid") or ema):
-    raise ValueError(
-      f"--oracle must be absent for kind={config.kind} and with --ema; got --ema={ema!r}"
-    )
+    raise ValueError(f"--oracle must be absent for kind={config.kind} and with --ema; got --ema={ema!r}")
   if config.kind != "fid":
     distributed.require_one(f"a benchmark of kind={config.kind}")
   trained_here = not (run or oracle)

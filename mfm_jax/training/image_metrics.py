@@ -1,9 +1,7 @@
 """The FID suite on a trained run, or on a file of samples: generate, decode, extract, compare."""
 
-import collections
 import dataclasses
 import functools
-import itertools
 import pathlib
 from collections.abc import Iterator
 
@@ -21,14 +19,13 @@ from mfm_jax.metrics import samples, statistics
 from mfm_jax.metrics.reference import Fingerprint
 from mfm_jax.metrics.statistics import Gaussian
 from mfm_jax.models.inception import POOL, SPATIAL
-from mfm_jax.training import distributed, generate
+from mfm_jax.training import distributed, generate, shares
 from mfm_jax.training.features import Collected, Extract, collect, of_all_processes
 from mfm_jax.training.run import Run
 from mfm_jax.types import Decode
 
 METRICS = ("fid", "sfid", "is", "precision_recall", "kid", "class_fid", "posterior_fid")
 POSTERIOR_TIMES = (0.0, 0.1, 0.2, 0.5)
-CHUNK = 256  # pictures that are generated, or read, at a time
 _COMPARING = ("precision_recall", "kid", "class_fid")  # need features of the reference, not only statistics
 
 
@@ -72,7 +69,7 @@ class Suite:
     """Features of samples, or of a reference, as far as the metrics need them.
 
     Args:
-      pictures: of this process: those of its `shares` of `num`.
+      pictures: of this process: its `shares` of `num`.
       num: pictures of all processes.
       of_reference: what is to be held.
 
@@ -84,7 +81,7 @@ class Suite:
       hold["pool"] = num  # all: the first ones may lack a class
     if "is" in self.metrics and not of_reference:
       hold["logits"] = self.num
-    places = functools.partial(_places, num)
+    places = functools.partial(shares.places, num)
     ours = places(jax.process_index())
     found = None
     if len(ours) or jax.process_count() == 1:
@@ -134,9 +131,9 @@ def of_file(suite: Suite, path: str | pathlib.Path) -> Reference:
     need = f"; {', '.join(comparing)} need pictures (arr_0)" if comparing else ""
     raise ValueError(f"a reference must hold statistics (mu, sigma) or pictures{need}: {error}") from error
   if known is None:
-    return _reference(suite, _of_batch(batch, len(batch)), len(batch), batch.labels)
+    return _reference(suite, shares.of_batch(batch, len(batch)), len(batch), batch.labels)
   few = dataclasses.replace(suite, few=True)  # for single features alone: the statistics are known
-  own = _reference(few, _of_batch(batch, len(batch)), len(batch), batch.labels)
+  own = _reference(few, shares.of_batch(batch, len(batch)), len(batch), batch.labels)
   return dataclasses.replace(own, pool=pool, spatial=spatial)
 
 
@@ -150,7 +147,7 @@ def of_source(suite: Suite, source: Source, decode: Decode) -> Reference:
   labels = np.zeros(len(order), np.int32) if source.num_classes else None
 
   def pictures():
-    for _, rows in shares(len(order)):
+    for _, rows in shares.ours(len(order)):
       batch = source.take(order[rows])
       if labels is not None:
         labels[rows] = batch["label"]
@@ -204,8 +201,8 @@ def of_run(
   _check(suite, labels, reference)
   drawn = sample_pictures(run, suite, decode, labels, steps=steps, guidance=guidance)
   if keep:
-    _write(keep, drawn, suite.num, labels)
-    drawn = _of_batch(samples.open_samples(keep), suite.num)
+    shares.write(keep, drawn, suite.num, labels)
+    drawn = shares.of_batch(samples.open_samples(keep), suite.num)
   return row(suite, suite.collect(drawn, suite.num), labels, reference)
 
 
@@ -218,13 +215,13 @@ def sample_pictures(
   steps: int = 0,
   guidance: float | None = None,
 ) -> Iterator[np.ndarray]:
-  """uint8 pictures of samples, CHUNK at a time, this process's `shares` of all; arguments as `of_run`.
+  """uint8 pictures of samples, a part at a time, those of this process's `shares`; arguments as `of_run`.
 
   A picture depends on the seed and its place alone.
   """
   sample = generate.marginal_sampler(run, steps=steps)
   key = jax.random.key(suite.seed)
-  for i, rows in shares(suite.num):
+  for i, rows in shares.ours(suite.num):
     label = None if labels is None else labels[rows]
     n = rows.stop - rows.start
     yield _bytes(suite, decode, sample(jax.random.fold_in(key, i), n, run.cond(label, guidance, n)))
@@ -242,7 +239,7 @@ def of_samples(suite: Suite, path: str | pathlib.Path, reference: Reference) -> 
   checks.at_least(f"the number of samples in {path}", len(batch), suite.num)
   labels = None if batch.labels is None else batch.labels[: suite.num]
   _check(suite, labels, reference)
-  return row(suite, suite.collect(_of_batch(batch, suite.num), suite.num), labels, reference)
+  return row(suite, suite.collect(shares.of_batch(batch, suite.num), suite.num), labels, reference)
 
 
 def _check(suite: Suite, labels: np.ndarray | None, reference: Reference) -> None:
@@ -332,7 +329,7 @@ def posterior_rows(
     return interpolate(run.interpolant, t, jax.random.normal(key, x1.shape), x1)
 
   def drawn(key, t: float):
-    for i, rows in shares(suite.num):
+    for i, rows in shares.ours(suite.num):
       key_noise, key_draw = jax.random.split(jax.random.fold_in(key, i))
       batch = source.take(order[np.arange(rows.start, rows.stop) % len(order)])
       t_B = jnp.full(len(batch["x1"]), t, jnp.float32)
@@ -353,44 +350,6 @@ def split_of(run: Run, split: str) -> Source:
   """A split of the run's data."""
   checks.one_of("split", split, ("train", "test"))
   return getattr(datasets.load(run.config.data), split)
-
-
-def _chunks(num: int) -> list[tuple[int, slice]]:
-  """The parts of `num` pictures: number and rows."""
-  return [(i, slice(start, min(start + CHUNK, num))) for i, start in enumerate(range(0, num, CHUNK))]
-
-
-def shares(num: int) -> list[tuple[int, slice]]:
-  """The parts of `num` pictures that this process works on: number and rows."""
-  return distributed.share(_chunks(num))
-
-
-def _places(num: int, process: int) -> np.ndarray:
-  """The rows of all the shares of a process."""
-  theirs = _chunks(num)[process :: jax.process_count()]
-  return np.concatenate([np.arange(rows.start, rows.stop) for _, rows in theirs] or [np.arange(0)])
-
-
-def _of_batch(batch: samples.SampleFile, num: int) -> Iterator[np.ndarray]:
-  """This process's shares of the first `num` pictures of a file."""
-  parts = batch.batches(CHUNK, num=num)
-  return itertools.islice(parts, jax.process_index(), None, jax.process_count())
-
-
-def _write(path: str, drawn: Iterator[np.ndarray], num: int, labels: np.ndarray | None) -> None:
-  """Writes the samples of all processes, one part of each at a time."""
-
-  def everyones():
-    for first in range(0, len(_chunks(num)), jax.process_count()):
-      # A process that has none left in this round hands over none.
-      parts = distributed.from_each(next(drawn, np.zeros((0, 0, 0, 0), np.uint8)))
-      yield from parts[: len(_chunks(num)) - first]
-
-  if distributed.is_primary():
-    samples.write_samples(path, everyones(), num, labels)
-  else:
-    collections.deque(everyones(), maxlen=0)
-  distributed.on_primary(lambda: None)  # when it is written
 
 
 def _bytes(suite: Suite, decode: Decode, x) -> np.ndarray:
