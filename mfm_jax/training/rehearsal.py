@@ -176,6 +176,14 @@ def commands(
       "--config.eval_every=30",
       "--config.log_every=10",
     ],
+    "FID benchmark": [
+      "experiments.benchmark",
+      "--suite=imagenet_fid:smoke",
+      f"--run={run}",
+      f"--workdir={root / 'benchmark'}",
+      f"--config.steer.decoder={files.vae}",
+      f"--config.fid.images.inception={files.inception}",
+    ],
     "samples, fine-tuned": ["experiments.sample", f"--workdir={tuned}", vae, "--steps=10"],
     "report": ["experiments.report", f"--workdir={run}"],
   }
@@ -195,7 +203,8 @@ def _training(latents: pathlib.Path, vae: pathlib.Path, steps: int) -> list[str]
     "model.dtype": "float32",
     "model.dit.encoder_depth": 3,
     "model.dit.remat": "none",
-    "optimizer.learning_rate": 3e-4,
+    "loss.weighting": "l2",  # adaptive weights are for networks that start from a trained flow
+    "optimizer.learning_rate": 1e-3,
     "optimizer.warmup": 20,
     "steps": steps,
     "batch_size": 32,
