@@ -56,13 +56,11 @@ def main():
     else:
       arrays = generate.test_contexts(run, key_context, _T.value, _NUM_CONTEXTS.value)
       arrays.pop("label")
-    label = arrays.get("label")
+    x_t, t, label = arrays["x_t"], arrays["t"], arrays.get("label")
     if _LABEL.value >= 0:
-      label = np.full(len(arrays["t"]), _LABEL.value)
-    arrays = {name: arrays[name] for name in ("x_t", "t")}
-    arrays["x1"] = generate.posterior_samples(
-      run, key, arrays["t"], arrays["x_t"], num=_NUM.value, label=label, **how
-    )
+      label = np.full(len(t), _LABEL.value)
+    x1 = generate.posterior_samples(run, key, t, x_t, num=_NUM.value, label=label, **how)
+    arrays = {"x_t": x_t, "t": t, "x1": x1}
   if label is not None:
     arrays["label"] = label
   picture = showcase.write(out, arrays, run, decode) if distributed.is_primary() else None
