@@ -6,6 +6,7 @@ Each is a frozen function x (B, ...) -> A x (B, ...), float32 at least, that ref
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -193,18 +194,18 @@ def parse(text: str, shape: Shape) -> Operator:
   Raises:
     ValueError: another text, a value or a shape that the operator refuses, a file that cannot be read.
   """
-  _check_image(shape)
+  height, width, _ = _check_image(shape)
   name, _, value = text.partition(":")
   try:
-    make = {
-      "half": lambda: Inpaint(seen=half(*shape[:2], value)),
-      "box": lambda: Inpaint(seen=centre_box(*shape[:2], int(value))),
-      "scattered": lambda: Inpaint(seen=scattered(*shape[:2], float(value))),
+    make: dict[str, Callable[[], Operator]] = {
+      "half": lambda: Inpaint(seen=half(height, width, value)),
+      "box": lambda: Inpaint(seen=centre_box(height, width, int(value))),
+      "scattered": lambda: Inpaint(seen=scattered(height, width, float(value))),
       "pool": lambda: AveragePool(factor=int(value)),
       "blur": lambda: GaussianBlur(width=float(value)),
       "matrix": lambda: Matrix(matrix=np.load(value, allow_pickle=False)),
-    }[name]
-    operator = make()
+    }
+    operator = make[name]()
   except (KeyError, ValueError, OSError) as error:
     why = "" if isinstance(error, KeyError) else f": {error}"
     raise ValueError(f"an operator must be one of {', '.join(NAMES)}; got {text!r}{why}") from None

@@ -4,10 +4,10 @@ Settings are chosen on images of the training split, and coverage is measured on
 """
 
 import dataclasses
-import io
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from mfm_jax.steering.steer import SAMPLERS, steer
 from mfm_jax.training.steered import NotFiniteError
 from mfm_jax.training.subject import Subject
 from mfm_jax.types import Array, PRNGKey, PyTree
-from mfm_jax.viz.files import write_atomically
+from mfm_jax.viz.files import write_npz
 from mfm_jax.viz.inverse import inverse_panel
 
 ALL = "all"  # in place of an operator: all of them pooled
@@ -93,9 +93,7 @@ class Solved:
   def save(self, path: pathlib.Path) -> None:
     """Writes an .npz of all fields, and of mean and std of the samples, float32."""
     mean, std = (array.astype(np.float32) for array in calibration.moments(self.samples))
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **dataclasses.asdict(self), mean=mean, std=std)
-    write_atomically(path, buffer.getvalue())
+    write_npz(path, {**dataclasses.asdict(self), "mean": mean, "std": std})
 
   @classmethod
   def load(cls, path: pathlib.Path) -> "Solved":
@@ -127,7 +125,10 @@ def images(subject: Subject, config: InverseConfig) -> tuple[np.ndarray, np.ndar
     )
   chosen = np.linspace(0, len(source) - 1, config.num or len(source)).round().astype(int)
   train = data.train.take(np.linspace(0, len(data.train) - 1, min(len(data.train), 4096)).astype(int))["x1"]
-  return tuple(np.asarray(subject.decode(x)) for x in (source.take(chosen)["x1"], train.mean(0)))
+  chosen, mean = (
+    np.asarray(subject.in_data_space(jnp.asarray(x))) for x in (source.take(chosen)["x1"], train.mean(0))
+  )
+  return chosen, mean
 
 
 def solve(
@@ -147,7 +148,7 @@ def solve(
     NotFiniteError: a sample that is NaN or infinite.
   """
   if subject.draws is None:
-    raise ValueError(f"MFM-GF needs a run trained as a map; got the marginal-only run {subject.run.workdir}")
+    raise ValueError(f"MFM-GF needs a run trained as a map; got the marginal-only run {subject.source}")
   checks.shape("truth", truth, (None, *subject.shape))
   problem = InverseProblem(operator=operators.parse(operator, subject.shape), sigma=config.sigma)
   key_noise, key_path = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), index))
@@ -174,13 +175,14 @@ def solve(
   def residual(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.asarray(problem.residual(jnp.asarray(x), jnp.asarray(y)))
 
+  made = problem.operator
   flat = residual(samples.reshape(n * count, *truth.shape[1:]), observed.repeat(count, axis=0))
   return Solved(
     operator=operator,
     truth=truth,
-    hidden=~problem.operator.mask(subject.shape) if _is_inpainting(problem) else np.ones(subject.shape, bool),
+    hidden=~made.mask(subject.shape) if isinstance(made, operators.Inpaint) else np.ones(subject.shape, bool),
     observed=observed,
-    shown=problem.operator.picture(observed, subject.shape) if _is_inpainting(problem) else observed,
+    shown=made.picture(observed, subject.shape) if isinstance(made, operators.Inpaint) else observed,
     samples=samples,
     ess=np.concatenate(ess, axis=1).mean((1, 2)),
     residual=_rms(flat.reshape(n, -1)),
@@ -209,7 +211,12 @@ def figures(solved: list[Solved], prior_mean: np.ndarray, config: InverseConfig)
   hidden = np.concatenate([np.broadcast_to(one.hidden, one.truth.shape) for one in solved])
   samples = np.concatenate([one.samples for one in solved])
   groups = np.concatenate([np.arange(len(one.truth)) for one in solved])
-  options = {"hidden": hidden, "groups": groups, "level": config.level, "least_std": config.least_std}
+  options: dict[str, Any] = {
+    "hidden": hidden,
+    "groups": groups,
+    "level": config.level,
+    "least_std": config.least_std,
+  }
   return {
     "observations": len(truth),
     "samples": config.samples,
@@ -255,7 +262,7 @@ def _sampler(subject: Subject, problem: InverseProblem, config: InverseConfig, r
 
   def sample(params: PyTree, key: PRNGKey, observed: Array) -> tuple[Array, Array]:
     guide = drifts.mfm_gf(
-      without(subject.draws(params), OBSERVED),
+      without(subject.velocity(params), OBSERVED),
       subject.interpolant,
       problem,
       {**(subject.cond(rows) or {}), OBSERVED: observed},
@@ -267,13 +274,9 @@ def _sampler(subject: Subject, problem: InverseProblem, config: InverseConfig, r
     key_start, key_path = jax.random.split(key)
     x = jax.random.normal(key_start, (rows, *subject.shape))
     x, info = steer(key_path, x, grid, guide, subject.interpolant, sampler=config.sampler)
-    return subject.decode(x), info["aux"]["ess"]
+    return subject.in_data_space(x), info["aux"]["ess"]
 
   return sample
-
-
-def _is_inpainting(problem: InverseProblem) -> bool:
-  return isinstance(problem.operator, operators.Inpaint)
 
 
 def _rms(x: np.ndarray) -> np.ndarray:
