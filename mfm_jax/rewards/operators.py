@@ -17,7 +17,8 @@ from mfm_jax.types import Array
 
 Shape = tuple[int, ...]
 HALVES = ("left", "right", "top", "bottom")
-NAMES = (*(f"half:{half}" for half in HALVES), "box:SIDE", "scattered:SHARE", "pool:FACTOR", "blur:WIDTH")
+SIZED = ("box:SIDE", "scattered:SHARE", "pool:FACTOR", "blur:WIDTH", "matrix:FILE.npy")
+NAMES = (*(f"half:{half}" for half in HALVES), *SIZED)
 
 
 class Operator(Protocol):
@@ -186,11 +187,12 @@ def parse(text: str, shape: Shape) -> Operator:
 
   Args:
     text: "half:right" (the half that is hidden), "box:4" (side of the hidden box in the middle),
-      "scattered:0.3" (share of the pixels that is seen), "pool:2", "blur:1.0".
+      "scattered:0.3" (share of the pixels that is seen), "pool:2", "blur:1.0", "matrix:a.npy" (a NumPy file
+      of A, (m, H W C)).
     shape: of one image.
 
   Raises:
-    ValueError: another text, a value or a shape that the operator refuses.
+    ValueError: another text, a value or a shape that the operator refuses, a file that cannot be read.
   """
   height, width, _ = _check_image(shape)
   name, _, value = text.partition(":")
@@ -201,9 +203,10 @@ def parse(text: str, shape: Shape) -> Operator:
       "scattered": lambda: Inpaint(seen=scattered(height, width, float(value))),
       "pool": lambda: AveragePool(factor=int(value)),
       "blur": lambda: GaussianBlur(width=float(value)),
+      "matrix": lambda: Matrix(matrix=np.load(value, allow_pickle=False)),
     }
     operator = make[name]()
-  except (KeyError, ValueError) as error:
+  except (KeyError, ValueError, OSError) as error:
     why = "" if isinstance(error, KeyError) else f": {error}"
     raise ValueError(f"an operator must be one of {', '.join(NAMES)}; got {text!r}{why}") from None
   operator.output_shape(shape)

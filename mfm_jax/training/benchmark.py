@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from mfm_jax.training.steered import NotFiniteError
 from mfm_jax.training.subject import Subject
 from mfm_jax.viz import style
 from mfm_jax.viz.benchmark import error_curves
-from mfm_jax.viz.files import write_atomically, write_npz
+from mfm_jax.viz.files import write_atomically
 from mfm_jax.viz.tables import text_table
 
 RESULT, FIGURE = "benchmark.json", "benchmark.png"  # in the folder
@@ -234,17 +235,19 @@ def _variance(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[s
 
 
 def _inverse(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, Any]:
-  if ledger.rows:
-    return ledger.content
-  figures, solved = inverse.inverse_problems(what, config.inverse)
-  folder = ledger.path.parent
-  for part in solved:
-    stem = part.operator.replace(":", "_")
-    write_npz(folder / f"{stem}.npz", part.arrays())
-    write_atomically(folder / f"{stem}.png", style.figure_png(part.picture()))
-  rows = [{"operator": name, **row} for name, row in figures.items()]
-  ledger.add(*rows)
-  print(text_table("inverse problems", rows), flush=True)
+  def path(operator: str) -> pathlib.Path:
+    return ledger.path.with_name(f"{re.sub('[^A-Za-z0-9.]', '_', operator)}.npz")
+
+  done = [name for name in config.inverse.operators if ledger.has({"operator": name})]
+  known = {name: inverse.Solved.load(path(name)) for name in done}
+  for name, row, solved in inverse.inverse_problems(what, config.inverse, known):
+    if ledger.has({"operator": name}):
+      continue
+    if name != inverse.ALL:
+      solved[0].save(path(name))
+      write_atomically(path(name).with_suffix(".png"), style.figure_png(solved[0].picture()))
+    ledger.add({"operator": name, **row})
+    print(text_table(name, [row]), flush=True)
   return ledger.content
 
 

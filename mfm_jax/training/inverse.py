@@ -4,7 +4,9 @@ Settings are chosen on images of the training split, and coverage is measured on
 """
 
 import dataclasses
+import pathlib
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +23,10 @@ from mfm_jax.steering.steer import SAMPLERS, steer
 from mfm_jax.training.steered import NotFiniteError
 from mfm_jax.training.subject import Subject
 from mfm_jax.types import Array, PRNGKey, PyTree
+from mfm_jax.viz.files import write_npz
 from mfm_jax.viz.inverse import inverse_panel
+
+ALL = "all"  # in place of an operator: all of them pooled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,11 +90,17 @@ class Solved:
   mean_residual: np.ndarray  # (n,), that of the posterior mean
   seconds: float  # without compilation
 
-  def arrays(self) -> dict[str, np.ndarray]:
-    """For an .npz: truth, observed, shown, hidden, samples, mean, std; float32."""
+  def save(self, path: pathlib.Path) -> None:
+    """Writes an .npz of all fields, and of mean and std of the samples, float32."""
     mean, std = (array.astype(np.float32) for array in calibration.moments(self.samples))
-    names = ("truth", "observed", "shown", "hidden", "samples")
-    return {name: getattr(self, name) for name in names} | {"mean": mean, "std": std}
+    write_npz(path, {**dataclasses.asdict(self), "mean": mean, "std": std})
+
+  @classmethod
+  def load(cls, path: pathlib.Path) -> "Solved":
+    """What `save` wrote."""
+    with np.load(path) as arrays:
+      fields = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+    return cls(**fields | {"operator": str(fields["operator"]), "seconds": float(fields["seconds"])})
 
   def picture(self, *, rows: int = 6, shown: int = 4):
     """A Figure of `rows` images, evenly spaced among all."""
@@ -220,9 +231,17 @@ def figures(solved: list[Solved], prior_mean: np.ndarray, config: InverseConfig)
 
 
 def inverse_problems(
-  subject: Subject, config: InverseConfig
-) -> tuple[dict[str, dict[str, float]], list[Solved]]:
-  """All operators of `config`: figures by operator, and "all" of them pooled; the posteriors themselves.
+  subject: Subject, config: InverseConfig, known: Mapping[str, Solved] | None = None
+) -> Iterator[tuple[str, dict[str, float], list[Solved]]]:
+  """All operators of `config`, one after the other, then "all" of them pooled.
+
+  Args:
+    subject: as `solve`.
+    config: the operators and settings.
+    known: posteriors by operator that are not to be sampled again.
+
+  Yields:
+    Operator or "all", `figures`, and the posteriors that they are of.
 
   Raises:
     ValueError: as `images` and `solve`, for every operator before the first is solved.
@@ -230,16 +249,12 @@ def inverse_problems(
   truth, prior_mean = images(subject, config)
   for operator in config.operators:
     operators.parse(operator, subject.shape)
-  solved, table = [], {}
+  solved: list[Solved] = []
   for index, operator in enumerate(config.operators):
-    solved.append(solve(subject, operator, truth, config, index=index))
-    table[operator] = figures(solved[-1:], prior_mean, config)
-    shown = ", ".join(
-      f"{name} {table[operator][name]:.3f}" for name in ("coverage", "rmse", "spread", "residual")
-    )
-    print(f"{operator}: {len(truth)} observations, {shown}, {solved[-1].seconds:.1f} s", flush=True)
-  table["all"] = figures(solved, prior_mean, config)
-  return table, solved
+    found = (known or {}).get(operator) or solve(subject, operator, truth, config, index=index)
+    solved.append(found)
+    yield operator, figures([found], prior_mean, config), [found]
+  yield ALL, figures(solved, prior_mean, config), solved
 
 
 def _sampler(subject: Subject, problem: InverseProblem, config: InverseConfig, rows: int):
