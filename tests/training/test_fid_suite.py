@@ -73,7 +73,7 @@ def test_mistakes(tmp_path):
   ):
     with pytest.raises(ValueError, match=message):
       benchmark.benchmark(config(**changes), tmp_path, run="run")
-  with pytest.raises(ValueError, match=r"--oracle must be absent for kind=fid"):
+  with pytest.raises(ValueError, match=r"--oracle must be absent for kind=inverse, for kind=fid"):
     benchmark.benchmark(config(), tmp_path, oracle=True)
   with pytest.raises(ValueError, match=r"needs --run or --oracle"):
     benchmark.benchmark(config(), tmp_path)
