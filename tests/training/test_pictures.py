@@ -12,11 +12,11 @@ from mfm_jax.viz import panels
 
 
 def painter(**changes) -> pictures.Painter:
-  """Of a map whose draws show the label, in their first channel, and the context."""
+  """Of a map whose draws show the label."""
 
   def velocity(s, u, x_s, t, x_t, cond):
     shown = expand_like(0.1 * cond["label"].astype(jnp.float32), x_s)
-    return jnp.broadcast_to(shown, x_s.shape) + 0.1 * x_t - x_s
+    return jnp.broadcast_to(shown, x_s.shape) - x_s
 
   rng = np.random.default_rng(0)
   test = ArraySource(x1=rng.normal(size=(8, 4, 4, 4)), label=np.arange(8) % 4, num_classes=20)
