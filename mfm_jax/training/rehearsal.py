@@ -101,14 +101,21 @@ def write_cifar10(strips: pathlib.Path, folder: pathlib.Path) -> None:
       grids.save_png(place / f"{i:05d}.png", source.x1[i])
 
 
-def check_reward(name: str) -> None:
-  """Raises a ValueError for a reward that cannot be rehearsed here, before minutes of training."""
+def choose_reward(name: str = "") -> str:
+  """The reward of that name, of REWARDS; "" for clip, or aesthetic where there is no tokenizer for clip.
+
+  Raises:
+    ValueError: one that cannot be rehearsed here, before minutes of training.
+  """
+  tokenizers = importlib.util.find_spec("tokenizers") is not None
+  name = name or ("clip" if tokenizers else "aesthetic")
   checks.one_of("--reward", name, REWARDS)
-  if name == "clip" and importlib.util.find_spec("tokenizers") is None:
+  if name == "clip" and not tokenizers:
     raise ValueError(
-      "--reward=clip needs a tokenizer: pip install 'mfm_jax[rewards]'; got none (--reward=aesthetic, CLIP's "
-      "image tower with a head, needs none)"
+      "--reward=clip needs the library tokenizers: pip install 'mfm_jax[rewards]'; got none "
+      "(--reward=aesthetic, CLIP's image tower with a head, needs none)"
     )
+  return name
 
 
 def reward_flags(name: str, files: Materials) -> list[str]:

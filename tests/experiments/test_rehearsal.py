@@ -8,23 +8,21 @@ import pytest
 from PIL import Image
 from test_cli_docs import _table
 
-REWARD = "clip" if importlib.util.find_spec("tokenizers") else "aesthetic"
-
 
 def test_what_cannot_be_rehearsed_is_said_at_once(commands, tmp_path):
   done = commands("rehearsal", f"--workdir={tmp_path / 'a'}", "--reward=aesthetic", f"--images={tmp_path}")
   assert "the train split of a folder of pictures must be in" in done.mistake
-  if REWARD != "clip":
-    assert "pip install 'mfm_jax[rewards]'" in commands("rehearsal", f"--workdir={tmp_path}").mistake
+  if importlib.util.find_spec("tokenizers") is None:
+    done = commands("rehearsal", f"--workdir={tmp_path / 'b'}", "--reward=clip")
+    assert "pip install 'mfm_jax[rewards]'" in done.mistake
 
 
 @pytest.mark.slow
 def test_the_rehearsal(mfm_data_dir, commands, tmp_path):
   assert os.environ["MFM_DATA_DIR"] == str(mfm_data_dir)
-  done = commands("rehearsal", f"--workdir={tmp_path}", f"--reward={REWARD}")
+  done = commands("rehearsal", f"--workdir={tmp_path}")
   found = done.json
   assert set(found) == set(_table("rehearsal", "JSON key"))
-  assert found["seconds_total"] < 600, found["seconds"]
   # Steering and fine-tuning to a reward of a random network raise it.
   assert found["reward"]["mfm_gf"] > found["reward"]["base"]
   assert found["reward_finetuned"] > found["reward_base"]
