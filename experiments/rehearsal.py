@@ -50,7 +50,7 @@ def _run(title, command):
   print(f"\n== {title}\n{shlex.join(['python', '-m', *command])}", flush=True)
   last = ""
   with subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True) as process:
-    for line in process.stdout:
+    for line in process.stdout or ():
       print(last, end="", flush=True)
       last = line
   if process.returncode:

@@ -261,8 +261,8 @@ def _fid(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, A
   def extracted_by(fingerprint: dict[str, str]) -> None:
     ledger.identify(extractor=fingerprint)
 
-  how = {"has": ledger.has, "add": ledger.add, "extracted_by": extracted_by}
-  fid_suite.measure(config.fid, what, ledger.path.parent, **how)
+  folder = ledger.path.parent
+  fid_suite.measure(config.fid, what, folder, has=ledger.has, add=ledger.add, extracted_by=extracted_by)
   if distributed.is_primary():
     print(fid_suite.report(ledger.rows), flush=True)
     write_atomically(ledger.path.with_name(FIGURE), fid_suite.figure(ledger.rows))

@@ -125,7 +125,7 @@ def of_all_processes(
   """
   if jax.process_count() == 1 and found is not None:
     return found
-  pool = _merged(found and found.pool)
+  pool = _merged(None if found is None else found.pool)
   if pool is None:
     raise ValueError("features need at least 1 picture; got none")
   held = {}
@@ -134,7 +134,8 @@ def of_all_processes(
     places = np.concatenate([rows(process)[: len(part)] for process, part in enumerate(parts)])
     joined = np.concatenate([part for part in parts if len(part)] or parts[:1])
     held[name] = joined[np.argsort(places)]
-  return Collected(pool=pool, spatial=_merged(found and found.spatial), held=held)
+  spatial = _merged(None if found is None else found.spatial)
+  return Collected(pool=pool, spatial=spatial, held=held)
 
 
 def _merged(own: Statistics | None) -> Statistics | None:

@@ -12,7 +12,9 @@ from mfm_jax import checks
 from mfm_jax.metrics import published
 from mfm_jax.training import distributed, evaluation, image_metrics
 from mfm_jax.training.evaluation import ImageConfig
+from mfm_jax.training.run import Run
 from mfm_jax.training.subject import Subject
+from mfm_jax.types import Decode
 from mfm_jax.viz import fid as chart
 from mfm_jax.viz import style
 from mfm_jax.viz.tables import text_table
@@ -67,8 +69,8 @@ class FidConfig:
     return self.guidance or None
 
 
-def check(config: FidConfig, what: Subject) -> None:
-  """What can be known before anything is computed.
+def check(config: FidConfig, what: Subject) -> tuple[Run, Decode]:
+  """What can be known before anything is computed; the run, and how its samples become pictures.
 
   Raises:
     ValueError: closed forms; latents without their autoencoder; a guidance scale that the run does not have.
@@ -80,6 +82,7 @@ def check(config: FidConfig, what: Subject) -> None:
     )
   labelled = np.zeros(1, np.int32) if what.run.info.num_classes else None
   what.run.cond(labelled, config.scale, 1)
+  return what.run, what.decode
 
 
 def measure(
@@ -107,12 +110,13 @@ def measure(
   todo = [key for key in keys(config) if not has(key)]
   if not todo:
     return
-  run, decode = what.run, jax.jit(what.decode)
+  run, decode = check(config, what)
+  decode = jax.jit(decode)
   metrics = (*config.metrics, *(("posterior_fid",) if config.times else ()))
   suite = evaluation.suite_of(run, metrics, config.images, config.seed)
   extracted_by(suite.fingerprint.described())
   known = evaluation.reference_of(run, suite, _kept_reference(config, suite, folder), decode)
-  how = {"guidance": config.scale}
+  how: dict[str, Any] = {"guidance": config.scale}
   of_samples = dataclasses.replace(suite, metrics=config.metrics)
   for key in todo:
     if key["part"] == SAMPLES:

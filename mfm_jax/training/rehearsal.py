@@ -95,6 +95,7 @@ def write_cifar10(strips: pathlib.Path, folder: pathlib.Path) -> None:
   for split, count in PICTURES.items():
     source = arrays.strip_folder(strips, split)
     checks.at_least(f"number of {split} pictures in {strips}", len(source), count)
+    assert source.label is not None  # strips are labelled
     for i in range(count):
       place = folder / image_folder.SPLITS[split] / names[source.label[i]]
       place.mkdir(parents=True, exist_ok=True)
