@@ -21,7 +21,6 @@ FLOW_STEPS = 50  # Heun steps of a plain flow's samples
 COLUMNS = 10  # of a picture of samples; of more classes some are shown
 LATENTS = "Latents, not pictures: their first three channels (--config.decoder decodes them)"
 _RANGE = 3.0  # of latents, whose standard deviation is about 1, as shades
-_SCALED = 64  # pictures of a smaller side are enlarged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +71,7 @@ class Painter:
     drawn = np.asarray(self._sample(params, 8 * COLUMNS if self.shows else 4096))
     if self.shows:
       shown = self.shown(drawn)
-      grid = grids.image_grid(shown, columns=COLUMNS, scale=4 if shown.shape[1] < _SCALED else 1)
+      grid = grids.image_grid(shown, columns=COLUMNS, scale=grids.scale_of(shown))
       return style.figure_array(panels.titled(grid, self.title)) if self.title else grid
     reference = self.test.take(np.arange(min(len(drawn), len(self.test))))["x1"]
     figure = panels.scatter_panel(drawn[:, :2], reference[:, :2], "Samples and held-out data")

@@ -17,7 +17,7 @@ from mfm_jax.training import stand_ins
 from mfm_jax.viz import grids
 
 CIFAR10 = "cifar10-subset"  # folder of strips in $MFM_DATA_DIR
-PICTURES = {"train": 2000, "test": 400}  # that are taken of it
+PICTURES = {"train": 2000, "test": 160}  # that are taken of it
 ARCHITECTURE = "tiny"  # of `clip.PRESETS`
 REWARDS = ("clip", "aesthetic")
 
@@ -145,7 +145,7 @@ def commands(
   vae, inception = f"--vae={files.vae}", f"--inception={files.inception}"
   encode = [f"--source={files.images}", vae, f"--out={latents}", "--size=32", "--batch=50", "--shard=500"]
   rewarded = [*reward_flags(reward, files), f"--config.decoder={files.vae}"]
-  few = ["--few", "--num=128", "--split=test", "--splits=2", "--subset=64"]
+  few = ["--few", "--num=64", "--split=test", "--splits=2", "--subset=32"]
   steered = ["--config.steps=25", "--config.mfm_gf.draws=4", "--config.seeds=1", "--num=32"]
   return {
     "latents": ["experiments.prepare_latents", *encode],
@@ -204,6 +204,7 @@ def _training(latents: pathlib.Path, vae: pathlib.Path, steps: int) -> list[str]
     "data.shape": "(16,16,4)",
     "data.latent_scale": 1.0,  # the autoencoder's own
     "decoder": vae,
+    "model.precondition": True,  # learns from scratch in fewer steps
     "model.patch": 4,
     "model.width": 96,
     "model.depth": 4,

@@ -241,6 +241,7 @@ def test_rules_survive_the_way_through_json():
   assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one_does(tmp_path, monkeypatch):
   """Every metric of pictures; the statistics are merged in float64, so figures agree to its rounding."""
   processes = start_two([sys.executable, fid_case.__file__, str(tmp_path)], devices=1)
