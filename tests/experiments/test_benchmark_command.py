@@ -100,7 +100,7 @@ def test_estimators_of_the_gradient(commands, tmp_path):
   [
     (
       ["--suite=cifar"],
-      "--suite must be one of gmm, imagenet_fid, inpainting, mnist, mnist_cpu, variance, variance_digits, thr",
+      "--suite must be one of gmm, imagenet_fid, inpainting, mnist, mnist_cpu, variance, variance_digits, ",
     ),
     (["--suite=gmm:smoke", "--config=x.py"], "--suite and --config exclude each other"),
     (["--suite=gmm:smoke", "--oracle", "--run=x"], "--run and --oracle exclude each other"),
