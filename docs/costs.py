@@ -103,13 +103,16 @@ def experiments() -> dict[str, Flops]:
       )
     forward, gradient = evaluations(configuration(CONFIGS[size]))
     for steps in (1, 2, 4):
-      out[f"{size}: FID, {FID:,} samples in {steps} steps"] = FID * (steps * forward + decode)
+      out[f"{size}: FID, {FID:,} samples in {steps} step{'s' * (steps > 1)}"] = FID * (
+        steps * forward + decode
+      )
     out[f"{size}: FID of posterior draws at four t"] = 4 * FID * (forward + decode)
   # The last size: XL/2.
   drawn, drawn_gradient = forward + score, gradient + score_gradient
   for n in (1, 4, 16):
     out[f"XL/2: MFM-G, N = {n}, {PICTURES} pictures"] = PICTURES * STEPS * (forward + n * drawn_gradient)
-    out[f"XL/2: MFM-GF, N = {n}, {PICTURES} pictures"] = PICTURES * STEPS * (forward + n * drawn)
+    if n > 1:
+      out[f"XL/2: MFM-GF, N = {n}, {PICTURES} pictures"] = PICTURES * STEPS * (forward + n * drawn)
   out[f"XL/2: DPS, {PICTURES} pictures"] = PICTURES * STEPS * drawn_gradient
   out[f"XL/2: search, M = 8, N = 4, {PICTURES} pictures"] = PICTURES * STEPS * 32 * drawn
   out[f"XL/2: Best-of-1000, {PICTURES} pictures"] = PICTURES * 1_000 * (STEPS * forward + score)
@@ -136,6 +139,7 @@ def main():
   for name, found in rows.items():
     print(f"| {name} | {(found.network + found.score) / 1e9:,.0f} |")
   print("\n| experiment | network, PFLOP | decoder and reward, PFLOP | device hours |\n|---|---|---|---|")
+
   for name, found in experiments().items():
     seconds = found.network / flags.tflops + found.score / flags.tflops_float32
     hours = seconds / 1e12 / flags.mfu / 3600
