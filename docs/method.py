@@ -23,7 +23,10 @@ from mfm_jax.viz import fields, style
 
 LINEAR, MIXTURE, KEY = interpolants.Linear(), oracles.paper_mixture(), jax.random.key
 MARGINAL, SAMPLER = oracles.as_marginal(MIXTURE, LINEAR), oracles.as_sampler(MIXTURE, LINEAR)
-REWARDS = {"broad reward": likelihoods.quadratic((2.0, 2.0), 2.0), "sharp reward": likelihoods.paper_likelihood()}
+REWARDS = {
+  "broad reward": likelihoods.quadratic((2.0, 2.0), 2.0),
+  "sharp reward": likelihoods.paper_likelihood(),
+}
 
 
 def posterior_figure():
@@ -39,13 +42,17 @@ def posterior_figure():
   ):
     style.tidy(axes)
     axes.scatter(*data.T, s=6.0, c=style.REFERENCE, alpha=0.35, linewidths=0)
-    axes.scatter(*points.T, s=4.0, c=style.PALETTE[0], alpha=0.5, linewidths=0, label="draws, one evaluation each")
+    axes.scatter(
+      *points.T, s=4.0, c=style.PALETTE[0], alpha=0.5, linewidths=0, label="draws, one evaluation each"
+    )
     axes.scatter(*middle, s=45.0, c=style.PALETTE[1], marker="D", label="their mean, all that DPS looks at")
     axes.scatter(*x, s=45.0, c=style.INK, marker="x", label="the noisy state $x_t$")
     axes.set_title(f"t = {t:.1f}", loc="left", **style.text())
     axes.set(xlim=(-6, 6), ylim=(-6, 6), aspect="equal")
   font = {"family": style.FONT, "size": style.SMALL}
-  figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, prop=font)
+  figure.legend(
+    *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, prop=font
+  )
   return figure
 
 
@@ -89,7 +96,11 @@ def write(name: str, figure) -> None:
   """docs/method_<name>.png, in few colours, so that it stays small."""
   path = ROOT / "docs" / f"method_{name}.png"
   path.write_bytes(style.figure_png(figure))
-  picture = Image.open(path).convert("RGB").resize((1050, round(1050 * Image.open(path).height / Image.open(path).width)))
+  picture = (
+    Image.open(path)
+    .convert("RGB")
+    .resize((1050, round(1050 * Image.open(path).height / Image.open(path).width)))
+  )
   picture.quantize(128).save(path, optimize=True)
   print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KiB")
 

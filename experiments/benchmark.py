@@ -38,8 +38,7 @@ def main():
   config = cli.config(_CONFIG)
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a folder; got none")
-  how = {"run": _RUN.value, "oracle": _ORACLE.value, "ema": _EMA.value}
-  result = benchmark.benchmark(config, _WORKDIR.value, **how)
+  result = benchmark.benchmark(config, _WORKDIR.value, run=_RUN.value, oracle=_ORACLE.value, ema=_EMA.value)
   return {name: value for name, value in result.items() if name != "config"}
 
 

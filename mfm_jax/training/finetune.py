@@ -69,9 +69,18 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
   def evaluation(writer: MetricWriter, frozen: PyTree) -> Panel:
     del frozen
     assess = comparison.assessor(what, config.steering, reward)
-    decode = jax.jit(what.decode) if config.decoder else what.decode  # else compiled again at every panel
-    options = {"reward": reward, "decode": decode, "assess": assess, "label": label}
-    return Panel(base=base, tuned=tuned, config=config, writer=writer, **options)
+    # A decoder that is not compiled here would be at every panel.
+    decode = jax.jit(what.decode) if what.decode is not None and config.decoder else what.decode
+    return Panel(
+      base=base,
+      tuned=tuned,
+      config=config,
+      reward=reward,
+      decode=decode,
+      assess=assess,
+      label=label,
+      writer=writer,
+    )
 
   distributed.on_primary(
     lambda: folder.write_config(workdir, config, base.info, folder.FINETUNED, run=tuned.config)
@@ -158,8 +167,8 @@ class Panel:
     return reference, self._figures(other, reference)
 
   def _sample(self, of: Run, key: Array) -> np.ndarray:
-    how = {"num": self.config.eval_num, "label": self.label, "guidance": self.config.draws.guidance}
-    return generate.marginal_samples(of, key, sampler="ode", **how)
+    num, guidance = self.config.eval_num, self.config.draws.guidance
+    return generate.marginal_samples(of, key, sampler="ode", num=num, label=self.label, guidance=guidance)
 
   def _figures(self, x1: np.ndarray, base: np.ndarray) -> dict[str, float]:
     cond = self.tuned.cond(self.label, None, len(x1))

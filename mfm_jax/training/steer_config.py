@@ -93,7 +93,9 @@ class RewardConfig:
       return likelihoods.quadratic(self.centre, self.sigma)
     if not self.matrix:
       return dataclasses.replace(likelihoods.paper_likelihood(), sigma=self.sigma)
-    return likelihoods.GaussianLikelihood(matrix=self.matrix, observed=self.observed, sigma=self.sigma)
+    return likelihoods.GaussianLikelihood(
+      matrix=np.asarray(self.matrix), observed=np.asarray(self.observed), sigma=self.sigma
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
