@@ -9,13 +9,9 @@ utilisation: computed, not measured.
 
 import argparse
 import dataclasses
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from experiments.configs import imagenet_b2, imagenet_b2_distill, imagenet_xl2, imagenet_xl2_distill
 from mfm_jax.flow_map import posterior_map
@@ -27,12 +23,8 @@ from mfm_jax.training.config import RunConfig, from_dict
 CONFIGS = {"B/2": imagenet_b2, "XL/2": imagenet_xl2}
 DISTILLED = {"B/2": imagenet_b2_distill, "XL/2": imagenet_xl2_distill}
 PICTURES, STEPS, FID = 128, 250, 50_000  # steered pictures, steps of a path, samples of an FID
-TUNING_STEPS, TUNING_BATCH, TUNING_PANELS, PANEL = (
-  10_000,
-  18,
-  20,
-  512,
-)  # fine-tuning, and samples every 500 steps
+TUNING_STEPS, TUNING_BATCH = 10_000, 18
+PANELS, PANEL = 20, 512  # samples every 500 steps of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +110,7 @@ def experiments() -> dict[str, Flops]:
   out[f"XL/2: Best-of-1000, {PICTURES} pictures"] = PICTURES * 1_000 * (STEPS * forward + score)
   step = TUNING_BATCH * (3 * forward + forward + drawn_gradient)  # trained (forward, backward), frozen, draw
   panel = PANEL * (STEPS * forward + score)
-  out[f"XL/2: fine-tuning, {TUNING_STEPS:,} steps of {TUNING_BATCH}"] = (
-    TUNING_STEPS * step + TUNING_PANELS * panel
-  )
+  out[f"XL/2: fine-tuning, {TUNING_STEPS:,} steps of {TUNING_BATCH}"] = TUNING_STEPS * step + PANELS * panel
   return out
 
 

@@ -4,15 +4,11 @@ python docs/method.py
 """
 
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from mfm_jax import interpolants, oracles, times
 from mfm_jax.metrics import distances
@@ -21,6 +17,7 @@ from mfm_jax.sampling import posterior
 from mfm_jax.steering import drifts, steer
 from mfm_jax.viz import fields, style
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 LINEAR, MIXTURE, KEY = interpolants.Linear(), oracles.paper_mixture(), jax.random.key
 MARGINAL, SAMPLER = oracles.as_marginal(MIXTURE, LINEAR), oracles.as_sampler(MIXTURE, LINEAR)
 REWARDS = {

@@ -1,7 +1,7 @@
 """Commands up to where their work begins: are their flags and their configuration accepted?
 
-python -m parse_only reads [[name, *flags], ...] as JSON and prints a line [[name, *flags], answer] for each: "",
-or the error that `python -m experiments.<name>` would end in. A command has a process of its own.
+python -m parse_only reads [[name, *flags], ...] as JSON and prints [[name, *flags], answer] for each: "", or
+the error that `python -m experiments.<name>` would end in. A command has a process of its own.
 """
 
 import collections
