@@ -66,7 +66,8 @@ def commands(page: pathlib.Path) -> list[tuple[str, ...]]:
       arguments = flags.split()
       for i, flag in enumerate(arguments):
         key, equals, value = flag.partition("=")
-        value = copies.get(value, value).replace("...", "gmm" if key == "--config" else "x")
+        file, colon, mode = value.partition(":")
+        value = f"{copies.get(file, file)}{colon}{mode}".replace("...", "gmm" if key == "--config" else "x")
         arguments[i] = f"{key}{equals}{value}"
       found.append((program, *arguments))
   return sorted(set(found))
