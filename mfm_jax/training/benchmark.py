@@ -81,7 +81,7 @@ def benchmark(
 def _subject(config: BenchmarkConfig, run: Run) -> Subject:
   own = config.steer
   how = {"glass_steps": own.glass_steps, "oracle_drift": own.oracle_drift, "decoder": own.decoder}
-  return subject.from_run(run, **how)
+  return subject.from_run(run, label=own.label, guidance=own.guidance or None, **how)
 
 
 def _untrained(config: RunConfig, workdir: pathlib.Path) -> Run:

@@ -13,9 +13,9 @@ import run_case
 
 from experiments.configs import finetune_gmm
 from mfm_jax.finetuning.draws import draw
-from mfm_jax.training import generate, loop, run, sharding, step
+from mfm_jax.training import generate, hoisted, loop, run, sharding, step
 from mfm_jax.training.config import differences, from_dict, to_dict
-from mfm_jax.training.finetune import finetune, make_loss, start
+from mfm_jax.training.finetune import example, finetune, make_loss, start
 from mfm_jax.training.finetune_config import FinetuneConfig
 from mfm_jax.training.run import load_run
 
@@ -229,9 +229,10 @@ def test_one_guidance_for_everything_in_training(labelled, tmp_path, monkeypatch
   base = load_run(labelled)
   laws = dataclasses.replace(config.draws, num_classes=3, guided=True)
   tuned = start(base, config, tmp_path)
-  loss = make_loss(base, tuned, config.loss, laws, config.build_reward(), None)
+  arrays, reward = hoisted.lift(config.build_reward(), *example(base))
+  loss = make_loss(base, tuned, config.loss, laws, reward)
   batch = {"x1": jnp.ones((16, 2)), "label": jnp.arange(16) % 3}
-  loss(base.params, base.params, batch, jax.random.key(0), 1)
+  loss(base.params, {"base": base.params, "reward": arrays}, batch, jax.random.key(0), 1)
   drawn = draw(jax.random.key(0), batch, laws)
   assert len(seen) == 3
   for label, scale in seen:
