@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from mfm_jax.data import datasets
-from mfm_jax.steering import cost
-from mfm_jax.training import comparison, folder, inverse, subject, variance
+from mfm_jax.training import against_best_of_n, comparison, folder, inverse, subject, variance
+from mfm_jax.training.benchmark_cases import cases, settings
 from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.classifier import train_classifier
 from mfm_jax.training.config import RunConfig, differences, to_dict
 from mfm_jax.training.loop import train
+from mfm_jax.training.reward_config import RewardConfig, scaled
 from mfm_jax.training.run import Run, load_run, parts
-from mfm_jax.training.steer_config import RewardConfig, SteerConfig
 from mfm_jax.training.steer_report import table
 from mfm_jax.training.steered import NotFiniteError
 from mfm_jax.training.subject import Subject
@@ -104,9 +104,8 @@ def _check(config: BenchmarkConfig, what: Subject, *, trained: bool) -> None:
     # A classifier that is still to be trained is differentiable, and gives one number a sample.
     known = trained or config.classifier is None
     reward = config.steer.build_reward() if known else lambda x, cond: x.reshape(len(x), -1).sum(1)
-    for method in config.steer.methods:
-      draws = max(config.draws) if method in cost.DRAWING else 0
-      subject.check(what, reward, _with_draws(config.steer, config.steer.sampler, method, draws))
+    for case in {case.method: case for case in cases(config)}.values():
+      subject.check(what, reward, settings(config.steer, case))
 
 
 class _Ledger:
@@ -153,60 +152,48 @@ class _Ledger:
 def _steering(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, Any]:
   reward = config.steer.build_reward()
   assess = comparison.assessor(what, config.steer, reward)
+  by_reward = assess.objective == "reward"
+  if config.strengths and not by_reward:
+    raise ValueError(
+      f"strengths must be absent where methods are compared by {assess.objective}: of the reward without a "
+      f"factor; got {config.strengths}"
+    )
   reference: dict[str, dict[int, np.ndarray]] = {}
-  for sampler, method, draws, steps in _cases(config):
-    key = {"sampler": sampler, "method": method, "draws": draws[-1], "steps_asked": steps}
-    if ledger.has(key):
+  for case in cases(config):
+    if ledger.has(case.key):
       continue
-    steer = _with_draws(config.steer, sampler or config.steer.sampler, method, draws[-1], steps)
+    steer = settings(config.steer, case)
     if steer.sampler not in reference:
       reference[steer.sampler] = comparison.base_samples(what, reward, steer)
-    base = reference[steer.sampler]
+    strong = scaled(reward, case.strength) if case.strength else reward
+    how = {"milestones": case.draws[:-1]}
     try:
-      found = comparison.run_method(what, reward, steer, assess, base, method, milestones=draws[:-1])
+      found = comparison.run_method(what, strong, steer, assess, reference[steer.sampler], case.method, **how)
     except NotFiniteError as error:
-      print(f"{method}: {error}", flush=True)
-      ledger.add({**key, "error": str(error)})
+      print(f"{case.method}: {error}", flush=True)
+      ledger.add({**case.key, "error": str(error)})
       continue
-    ledger.add(*[{"sampler": sampler, "steps_asked": steps, **row, "error": None} for row, _ in found])
-  result = ledger.set(objective=assess.objective, floor=comparison.floor(assess, config.steer))
+    rows = [{**case.asked, **row, "error": None} for row, _ in found]
+    ledger.add(*[against_best_of_n.with_costs(row, config) for row in rows])
+  result = ledger.set(
+    objective=assess.objective,
+    floor=comparison.floor(assess, config.steer),
+    best_of_n=against_best_of_n.verdicts(ledger.rows, config.claim) if by_reward else None,
+  )
   for sampler in dict.fromkeys(row["sampler"] for row in ledger.rows):
     rows = [row for row in ledger.rows if row["sampler"] == sampler and not row["error"]]
-    print(text_table(sampler or "search", table(rows)), flush=True)
-  if assess.objective != "reward":
-    write_atomically(ledger.path.with_name(FIGURE), style.figure_png(_figure(config, result)))
+    if rows:
+      print(text_table(sampler or "search", table(rows)), flush=True)
+  if result["best_of_n"]:
+    print(against_best_of_n.text(result["best_of_n"]), flush=True)
+  write_atomically(ledger.path.with_name(FIGURE), style.figure_png(_figure(config, result)))
   return result
-
-
-def _cases(config: BenchmarkConfig) -> list[tuple[str, str, tuple[int, ...], int]]:
-  """(sampler, method, draws, steps): all draws at once for Best-of-N, else one; 0 for a method without."""
-  cases = []
-  for sampler in config.samplers:
-    for method in config.steer.methods:
-      own = "sde" if method == "smc" else "" if method == "search" else sampler
-      least = cost.least_draws(method, config.steer.smc.twist)
-      numbers = (config.draws_g if method in ("mfm_g", "hybrid") else ()) or config.draws
-      every = tuple(sorted({n for n in numbers if n >= least})) if least else (0,)
-      groups = (every,) if method == "best_of_n" else tuple((n,) for n in every)
-      steps = config.dps_steps if method == "dps" else (0,)
-      cases += [(own, method, draws, k) for draws in groups for k in steps]
-  return list(dict.fromkeys(cases))
-
-
-def _with_draws(config: SteerConfig, sampler: str, method: str, draws: int, steps: int = 0) -> SteerConfig:
-  changes: dict[str, Any] = {"sampler": sampler, "methods": (method,)}
-  if draws or steps:
-    own = getattr(config, method)
-    if method == "smc":
-      own = dataclasses.replace(own, guide=dataclasses.replace(own.guide, draws=draws))
-    else:
-      own = dataclasses.replace(own, draws=draws, steps=steps or own.steps)
-    changes[method] = own
-  return dataclasses.replace(config, **changes)
 
 
 def _figure(config: BenchmarkConfig, result: dict[str, Any]):
   error = result["objective"]
+  if error == "reward":
+    return against_best_of_n.figure(result["rows"], order=config.steer.methods)
   panels: dict[str, dict[str, list]] = {}
   for sampler in config.samplers:
     methods = panels.setdefault(sampler.upper(), {})

@@ -34,6 +34,8 @@ SHOWN = (
   "diversity",
   "distance_to_base",
   "nfe",
+  "cost_ratio",
+  "cost_ratio_published",
   "seconds",
 )
 
@@ -123,6 +125,8 @@ def name(row: dict[str, Any]) -> str:
     parts.append(f"N = {row['draws']}")
   if row["method"] == "dps":
     parts.append(f"K = {row['steps']}")
+  if row.get("strength"):
+    parts.append(f"λ = {row['strength']:g}")
   if row["scale"] != 1.0:
     parts.append(f"scale {row['scale']:g}")
   return ", ".join(parts)
