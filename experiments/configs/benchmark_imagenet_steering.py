@@ -1,4 +1,4 @@
-"""The paper's ImageNet experiment (7.2): single steered particles against Best-of-1000 over counted cost.
+"""The paper's ImageNet experiment: single steered particles against Best-of-1000 over counted cost.
 
 python -m experiments.benchmark --suite=imagenet_steering --run=runs/mfm_xl2 --workdir=runs/imagenet_steering
 
@@ -6,11 +6,12 @@ The settings, files and run of steer_imagenet.py. One reward is optimised, all f
 error bars over them (--config.steer.seeds for seeds). Best-of-{1, 10, 100, 1000} of 128 groups (128,000
 samples), DPS, MFM-GF and MFM-G by N, the search by M; lambda {1, 2.5, 5} for those that depend on it.
 Published: the abstract's claim, and the counted cost, at 250 steps, of MFM-G with N = 1, 4, 16 (201, 59, 15
-times less than Best-of-1000) and of MFM-GF with N = 1, 16 (335, 30; with one draw ours has no gradient, so that
-the first has no row). Another reward: --config.steer.reward.name=hpsv2 --config.steer.reward.preference.weights=...
+times less than Best-of-1000) and of MFM-GF with N = 1, 16 (335, 30; with one draw ours has no gradient, so
+that the first has no row). Another reward: --config.steer.reward.name=hpsv2 with its preference.weights.
 The rows by several machines with one folder: --part=0/4, ..., --part=3/4, then once without.
 Smoke: trains imagenet_b2.py:smoke on noise, with random tiny networks for decoder, reward and judges.
-Hardware: an accelerator; about 1e7 passes of MFM-XL/2 for Best-of-1000. Not run at this size; rehearsed at toy size.
+Hardware: an accelerator; 1.0e8 passes by count, a third of them for Best-of-1000. Not run at this size;
+rehearsed at toy size (docs/benchmarks.md).
 """
 
 from experiments.configs import common, imagenet_b2, steer_imagenet

@@ -1,4 +1,4 @@
-"""ImageNet-256 latents steered to human preference within a class, at the paper's settings (7.2).
+"""ImageNet-256 latents steered to human preference within a class, at the paper's settings.
 
 python -m experiments.steer --config=experiments/configs/steer_imagenet.py --workdir=runs/mfm_xl2
 python -m experiments.steer --config=experiments/configs/steer_imagenet.py --workdir=runs/mfm_xl2 \\
@@ -6,7 +6,7 @@ python -m experiments.steer --config=experiments/configs/steer_imagenet.py --wor
 
 The paper: probability-flow ODE, 250 Euler steps from t = .01, steering of the drift's own norm
 (renormalise=rescale, limit 1), class 281 and its prompt, 128 images, lambda (reward.weight) in {1, 2.5, 5},
-N in {1, ..., 32} of draws without jackknife; MFM-GF needs two. The search has its code's 8 particles x 4 draws.
+N in {1, ..., 32}; MFM-GF needs two. The search has the 8 particles x 4 draws of its code.
 ImageReward is optimised, all five judge. Files: those of `common.WEIGHTS`, published at the addresses that a
 missing one is reported with; --config.judges=() does without the others,
 --config.judges[1].preference.weights=... names another file. --config.decoder is the Stable Diffusion

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,19 @@ from mfm_jax.viz.files import write_atomically
 from mfm_jax.viz.tables import text_table
 
 RESULT, FIGURE = "benchmark.json", "benchmark.png"  # in the folder
+PART = "benchmark_part_{}_of_{}.json"  # rows of one machine
 RUN, CLASSIFIER = "run", "classifier"  # folders in it, of what is trained here
 Row = dict[str, Any]
 
 
 def benchmark(
-  config: BenchmarkConfig, workdir: str | pathlib.Path, *, run: str = "", oracle: bool = False, ema: str = ""
+  config: BenchmarkConfig,
+  workdir: str | pathlib.Path,
+  *,
+  run: str = "",
+  oracle: bool = False,
+  ema: str = "",
+  part: str = "",
 ) -> dict[str, Any]:
   """Measures what `config` says; rows that the folder has already are not measured again.
 
@@ -40,6 +48,8 @@ def benchmark(
     run: folder of a trained run, in place of one that is trained from config.run.
     oracle: closed-form posteriors of config.steer.mixture in place of a run.
     ema: average of the run's parameters, "" for the longest.
+    part: "i/n" measures every n-th row alone, from the i-th, into a file of its own. A call without it gathers
+      the rows of all parts.
 
   Returns:
     The content of benchmark.json: kind, rows, floor, config, and the hashes of run and classifiers.
@@ -58,11 +68,17 @@ def benchmark(
       f"--oracle must be absent for kind=inverse and with --ema; got {config.kind}, --ema={ema}"
     )
   trained_here = not (run or oracle)
+  share = _share(part)
+  if part and (config.kind != "steering" or trained_here or config.classifier is not None):
+    raise ValueError(
+      f"--part needs kind=steering, and --run or --oracle and a classifier that are there; got {part} with "
+      f"kind={config.kind}"
+    )
   if oracle:
     config = dataclasses.replace(config, steer=dataclasses.replace(config.steer, teacher="oracle"))
   if config.classifier is not None:
     config = _with_classifier(config, str(workdir / CLASSIFIER))
-  ledger = _Ledger(workdir, config)
+  ledger = _Ledger(workdir, config, share)
   if trained_here:
     run = str(workdir / RUN)
     _check(config, _subject(config, _untrained(config.run, workdir / RUN)), trained=False)
@@ -76,6 +92,17 @@ def benchmark(
   return {"steering": _steering, "variance": _variance, "inverse": _inverse}[config.kind](
     config, what, ledger
   )
+
+
+def _share(part: str) -> tuple[int, int] | None:
+  """(i, n) of "i/n"; None for all."""
+  if not part:
+    return None
+  found = re.fullmatch(r"(\d+)/(\d+)", part)
+  i, n = map(int, found.groups()) if found else (0, 0)
+  if not i < n:
+    raise ValueError(f"--part must be i/n with i from 0 to n - 1; got {part}")
+  return i, n
 
 
 def _subject(config: BenchmarkConfig, run: Run) -> Subject:
@@ -111,22 +138,35 @@ def _check(config: BenchmarkConfig, what: Subject, *, trained: bool) -> None:
 class _Ledger:
   """benchmark.json: the rows so far, each found by what tells it apart."""
 
-  def __init__(self, workdir: pathlib.Path, config: BenchmarkConfig):
+  def __init__(self, workdir: pathlib.Path, config: BenchmarkConfig, share: tuple[int, int] | None = None):
     workdir.mkdir(parents=True, exist_ok=True)
-    self.path = workdir / RESULT
+    self.share = share
+    self.path = workdir / (PART.format(*share) if share else RESULT)
     self.content = {"kind": config.kind, "config": to_dict(config), "rows": []}
-    if self.path.exists():
-      old = json.loads(self.path.read_text())
-      self._same(differences(old["config"], self.content["config"]))
-      self.content = old
-      if old["rows"]:
-        print(f"going on with {self.path}: {len(old['rows'])} rows", flush=True)
+    for path in [self.path] if share else [self.path, *sorted(workdir.glob(PART.format("*", "*")))]:
+      if path.exists():
+        self._take(path)
+
+  def _take(self, path: pathlib.Path) -> None:
+    """The rows of a file, as far as they are not there."""
+    old = json.loads(path.read_text())
+    self._same(differences(old["config"], self.content["config"]))
+    for name in ("parameters", "classifiers"):
+      if name in old:
+        self._identify(name, old[name])
+    new = [row for row in old["rows"] if row not in self.rows]
+    self.content = {**old, **self.content, "rows": [*self.rows, *new]}
+    if new:
+      print(f"going on with {path}: {len(new)} rows", flush=True)
 
   def identify(self, parameters: str, classifiers: str) -> None:
     """Says whose rows they are: of which parameters, of the run and of the classifiers in the reward."""
-    for name, identity in (("parameters", parameters), ("classifiers", classifiers)):
-      old = self.content.setdefault(name, identity)
-      self._same(differences({name: old}, {name: identity}, "of the run"))
+    self._identify("parameters", parameters)
+    self._identify("classifiers", classifiers)
+
+  def _identify(self, name: str, identity: str) -> None:
+    old = self.content.setdefault(name, identity)
+    self._same(differences({name: old}, {name: identity}, "of the run"))
 
   def _same(self, changed: list[str]) -> None:
     if changed:
@@ -159,7 +199,8 @@ def _steering(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[s
       f"factor; got {config.strengths}"
     )
   reference: dict[str, dict[int, np.ndarray]] = {}
-  for case in cases(config):
+  first, every = ledger.share or (0, 1)
+  for case in cases(config)[first::every]:
     if ledger.has(case.key):
       continue
     steer = settings(config.steer, case)
@@ -186,7 +227,8 @@ def _steering(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[s
       print(text_table(sampler or "search", table(rows)), flush=True)
   if result["best_of_n"]:
     print(against_best_of_n.text(result["best_of_n"]), flush=True)
-  write_atomically(ledger.path.with_name(FIGURE), style.figure_png(_figure(config, result)))
+  if not ledger.share:
+    write_atomically(ledger.path.with_name(FIGURE), style.figure_png(_figure(config, result)))
   return result
 
 
