@@ -48,8 +48,8 @@ def benchmark(
     run: folder of a trained run, in place of one that is trained from config.run.
     oracle: closed-form posteriors of config.steer.mixture in place of a run.
     ema: average of the run's parameters, "" for the longest.
-    part: "i/n" measures every n-th row alone, from the i-th, into a file of its own. A call without it gathers
-      the rows of all parts.
+    part: "i/n" measures every n-th row alone, from the i-th, into a file of its own. A call without it
+      gathers the rows of all parts.
 
   Returns:
     The content of benchmark.json: kind, rows, floor, config, and the hashes of run and classifiers.

@@ -13,6 +13,7 @@ from mfm_jax.data import datasets
 from mfm_jax.metrics import classes, distances
 from mfm_jax.metrics.steering import diversity, pmf_l2
 from mfm_jax.oracles import GaussianMixture
+from mfm_jax.rewards import callback
 from mfm_jax.rewards.likelihoods import GaussianLikelihood
 from mfm_jax.steering import cost
 from mfm_jax.training.decoding import Blocks
@@ -116,7 +117,13 @@ def _scores(subject: Subject, judges: dict[str, Reward]):
     x = x1 if subject.decode is None else subject.decode(x1)
     return {name: judge(x, cond) for name, judge in judges.items()}
 
-  return Blocks(scores)
+  blocks = Blocks(scores)
+
+  def reported(x1: np.ndarray, cond: Cond) -> dict[str, np.ndarray]:
+    with callback.reported():  # mistakes of Python functions
+      return blocks(x1, cond)
+
+  return reported
 
 
 def target_weights(config: SteerConfig) -> np.ndarray | None:

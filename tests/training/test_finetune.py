@@ -15,7 +15,7 @@ from experiments.configs import finetune_gmm
 from mfm_jax.finetuning.draws import draw
 from mfm_jax.training import generate, hoisted, loop, run, sharding, step
 from mfm_jax.training.config import differences, from_dict, to_dict
-from mfm_jax.training.finetune import example, finetune, make_loss, start
+from mfm_jax.training.finetune import example, finetune, make_loss, on_samples, start
 from mfm_jax.training.finetune_config import FinetuneConfig
 from mfm_jax.training.run import load_run
 
@@ -187,6 +187,21 @@ def test_a_value_that_is_not_finite_stops_it(finished, tmp_path, monkeypatch):
   message = rf"got \w+ = nan at step 13; last good checkpoint: step 10 in {tmp_path}/checkpoints"
   with pytest.raises(ValueError, match=message):
     finetune(smoke(finished), tmp_path)
+
+
+def test_networks_of_rewards_are_arguments_of_the_train_step(finished, tmp_path):
+  """Of 300 x 300 numbers, each of which would take some characters of the program."""
+  weights = jax.random.normal(jax.random.key(0), (2, 45_000))
+  config, base = smoke(finished), load_run(finished)
+  reward = on_samples(lambda x, cond: jnp.tanh(x @ weights).mean(1), lambda x: x / 2)
+  arrays, lifted = hoisted.lift(reward, *example(base))
+  assert [array.shape for array in arrays] == [(2, 45_000)]
+  loss = make_loss(base, start(base, config, tmp_path), config.loss, config.draws, lifted)
+  frozen = {"base": base.params, "reward": arrays}
+  batch = {"x1": jnp.ones((4, 2))}
+  gradient = jax.jit(jax.grad(lambda *rest: loss(*rest)[0]))
+  text = gradient.lower(base.params, frozen, batch, jax.random.key(0), 1).as_text()
+  assert len(text) < 8 * weights.size  # hexadecimal digits of float32
 
 
 def test_guidance_is_one_declared_scale(labelled, tmp_path):
