@@ -89,7 +89,7 @@ def reward_curves(panels: Mapping[str, Mapping[str, Rewards]], *, order: Sequenc
   for axes, (title, methods) in zip(charts[0], panels.items(), strict=True):
     style.tidy(axes, grid=True)
     for name, points in methods.items():
-      known = sorted(point for point in points if point[1] is not None)
+      known = sorted((point for point in points if point[1] is not None), key=lambda point: point[0])
       table = np.asarray([[np.nan if value is None else value for value in point] for point in known], float)
       table = table.reshape(-1, 3)
       if not (table[:, 0] > 0).all():
