@@ -17,7 +17,7 @@ RUN    := $(VENV)/bin/python -m
 PYTEST := $(RUN) pytest -q -n $(JOBS) --dist loadfile --durations=10 $(PYTEST_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebooks test test-all lint
+.PHONY: help setup demo notebooks test test-all lint types
 
 help:
 	@echo 'make setup     make .venv; install the pinned requirements and this project into it'
@@ -25,7 +25,8 @@ help:
 	@echo 'make notebooks write notebooks/*.ipynb, for Jupyter and Colab'
 	@echo 'make test      run the fast tests'
 	@echo 'make test-all  run all tests, those marked slow too'
-	@echo 'make lint      check style and format with ruff'
+	@echo 'make lint      check style and format with ruff, types with mypy'
+	@echo 'make types     check types alone'
 	@echo 'Variables (PYTHON, UV, JOBS, TESTS, PYTEST_FLAGS): see the head of the Makefile.'
 
 setup: $(READY)
@@ -45,6 +46,10 @@ test-all: $(READY)
 lint: $(READY)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+types: $(READY)
+	$(RUN) mypy
 
 # ---- the environment ----
 

@@ -41,8 +41,8 @@ def main():
   config = cli.config(_CONFIG)
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a folder; got none")
-  how = {"run": _RUN.value, "oracle": _ORACLE.value, "ema": _EMA.value, "part": _PART.value}
-  result = benchmark.benchmark(config, _WORKDIR.value, **how)
+  named = {"run": _RUN.value, "ema": _EMA.value, "part": _PART.value}
+  result = benchmark.benchmark(config, _WORKDIR.value, oracle=_ORACLE.value, **named)
   return {name: value for name, value in result.items() if name != "config"}
 
 

@@ -17,9 +17,9 @@ from mfm_jax.convert.names import KINDS
 from mfm_jax.training import converted
 from mfm_jax.training.converted import DATA_AT, Weights
 
-_FROM = flags.DEFINE_string("from", None, "File of weights (.safetensors, .pt), or a run folder.")
-_TO = flags.DEFINE_string("to", None, "New run folder, or a .safetensors file.")
-_KIND = flags.DEFINE_enum("kind", None, KINDS, "What the weights are of.")
+_FROM = flags.DEFINE_string("from", "", "File of weights (.safetensors, .pt), or a run folder.")
+_TO = flags.DEFINE_string("to", "", "New run folder, or a .safetensors file.")
+_KIND = flags.DEFINE_enum("kind", "", ["", *KINDS], "What the weights are of.")
 _CHECK = flags.DEFINE_bool("check", False, "Read and report, with a table of tensors; write nothing.")
 _ENTRY = flags.DEFINE_string("entry", "", "State dict of a .pt that holds several; default ema.")
 _EMA = flags.DEFINE_string("ema", "", "Of a run folder: decay of the average, raw for none.")
@@ -45,7 +45,7 @@ def main():
   if pathlib.Path(_FROM.value).is_dir():
     if _CHECK.value:
       raise ValueError("--check must be absent for a run folder: it reads files of weights")
-    return converted.from_run(_FROM.value, _TO.value or "", _KIND.value, ema=_EMA.value)
+    return converted.from_run(_FROM.value, _TO.value, _KIND.value, ema=_EMA.value)
   weights = Weights(
     kind=_KIND.value,
     heads=_HEADS.value,

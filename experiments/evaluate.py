@@ -8,6 +8,7 @@ python -m experiments.evaluate --samples=batch.npz --reference=VIRTUAL_imagenet2
 
 import dataclasses
 import json
+from typing import Any
 
 from absl import flags
 
@@ -49,11 +50,13 @@ flags.DEFINE_string("write_reference", "", "FID suite: .npz to write the referen
 def main():
   """Evaluates, prints tables, writes evaluation.json into the run folder."""
   run = None if _SAMPLES.value and not _WORKDIR.value else load_run(_WORKDIR.value, ema=_EMA.value)
-  fields = [field.name for field in dataclasses.fields(ImageConfig)]
+  own: dict[str, Any] = {
+    field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(ImageConfig)
+  }
   found = evaluation.evaluate(
     run,
     _METRICS.value,
-    ImageConfig(**{name: flags.FLAGS[name].value for name in fields}),
+    ImageConfig(**own),
     sample_file=_SAMPLES.value,
     guidance=_GUIDANCE.value,
     decode=decoding.decoder(decoding.read_vae(_VAE.value), run.info) if run and _VAE.value else None,

@@ -7,6 +7,7 @@ python -m experiments.sample --workdir=runs/digits --mode=posterior --contexts=m
 
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,7 +45,7 @@ def main():
   if out.suffix != ".npz":
     raise ValueError(f"--out must end in .npz; got {out}")
   key, key_context = jax.random.split(jax.random.key(_SEED.value))
-  how = {"sampler": _SAMPLER.value, "steps": _STEPS.value, "guidance": _GUIDANCE.value}
+  how: dict[str, Any] = {"sampler": _SAMPLER.value, "steps": _STEPS.value, "guidance": _GUIDANCE.value}
   start = time.monotonic()
   if _MODE.value == "marginal":
     label = showcase.labels(run, _NUM.value, _LABEL.value)
@@ -55,11 +56,11 @@ def main():
     else:
       arrays = generate.test_contexts(run, key_context, _T.value, _NUM_CONTEXTS.value)
       arrays.pop("label")
-    label = arrays.get("label")
+    x_t, t, label = arrays["x_t"], arrays["t"], arrays.get("label")
     if _LABEL.value >= 0:
-      label = np.full(len(arrays["t"]), _LABEL.value)
-    arrays = {name: arrays[name] for name in ("x_t", "t")}
-    arrays["x1"] = generate.posterior_samples(run, key, **arrays, num=_NUM.value, label=label, **how)
+      label = np.full(len(t), _LABEL.value)
+    x1 = generate.posterior_samples(run, key, t, x_t, num=_NUM.value, label=label, **how)
+    arrays = {"x_t": x_t, "t": t, "x1": x1}
   if label is not None:
     arrays["label"] = label
   picture = showcase.write(out, arrays, run, decode) if distributed.is_primary() else None

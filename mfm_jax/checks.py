@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 
 def one_of(name: str, value: object, allowed: Iterable[object]) -> None:
@@ -46,7 +47,7 @@ def ordered(low_name: str, low: object, high_name: str, high: object) -> None:
     )
 
 
-def shape(name: str, array: object, expected: Collection[int | None]) -> None:
+def shape(name: str, array: npt.ArrayLike, expected: Collection[int | None]) -> None:
   """Raises unless the shape of `array` is `expected`; None matches any size."""
   actual = tuple(np.shape(array))
   expected = tuple(expected)

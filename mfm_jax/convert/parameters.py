@@ -1,6 +1,7 @@
 """State dicts as parameters and back, strictly: every tensor is used once, and none is missing."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -228,9 +229,10 @@ def put(tree: dict, path: tuple[str, ...], value: np.ndarray) -> None:
 
 def take(tree: Mapping, path: tuple[str, ...]) -> np.ndarray:
   """A leaf of nested dictionaries."""
+  leaf: Any = tree
   for name in path:
-    tree = tree[name]
-  return tree
+    leaf = leaf[name]
+  return leaf
 
 
 def _some(state) -> str:

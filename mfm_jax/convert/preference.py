@@ -168,7 +168,7 @@ def to_params(state: Mapping[str, np.ndarray], leaves: list[Leaf], like: PyTree)
 def to_state(params: PyTree, leaves: list[Leaf]) -> State:
   """The inverse of `to_params`: bit-equal tensors under the published names."""
   params = jax.tree.map(np.asarray, params)
-  out = {}
+  out: State = {}
   for leaf in leaves:
     value = _take(params, leaf.path)
     blocks = value if "blocks" in leaf.path else value[None]

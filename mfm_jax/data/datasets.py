@@ -135,7 +135,7 @@ def load(config: DataConfig, mixture=None) -> Dataset:
 def _latent_facts(config: DataConfig, train: Source, test: Source) -> dict[str, Any]:
   """Scale, shift and autoencoder of a `Dataset`."""
   scale, shift = config.latent_scale, config.latent_shift
-  if not isinstance(train, LatentSource):
+  if not (isinstance(train, LatentSource) and isinstance(test, LatentSource)):
     return {"latent_scale": scale, "latent_shift": shift}
   index = train.index
   for name in ("autoencoder", "scale", "shift", "size", "num_classes"):
@@ -170,8 +170,9 @@ def _source(config: DataConfig, split: str, mixture) -> Source:
     classes = config.classes if labelled else 0
     return sources.noise(config.shape, size, config.seed, stream=stream, num_classes=classes)
   if config.name == "images":
-    how = {"size": config.size, "labelled": labelled, "damaged": config.damaged}
-    return image_folder.image_source(config.path, split, **how)
+    return image_folder.image_source(
+      config.path, split, size=config.size, labelled=labelled, damaged=config.damaged
+    )
   if config.name == "latents":
     source = latents.latent_source(config.path, split, labelled=labelled)
     if config.shape:

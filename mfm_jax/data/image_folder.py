@@ -76,7 +76,7 @@ def pictures(path: str | pathlib.Path, split: str) -> Pictures:
 
 def image_source(
   path: str | pathlib.Path, split: str, *, size: int = 0, labelled: bool = True, damaged: int = 0
-) -> EncodedSource:
+) -> EncodedSource[Pictures]:
   """One split of a folder of pictures, decoded when taken.
 
   Args:

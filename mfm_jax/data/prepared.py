@@ -8,6 +8,7 @@ must write a format with random access, such as array_record.
 import dataclasses
 import io
 from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -30,15 +31,32 @@ def centre_crop(image: Image.Image, size: int) -> np.ndarray:
   """
   image = image.convert("RGB")
   while min(image.size) >= 2 * size:
-    image = image.resize(tuple(n // 2 for n in image.size), Image.Resampling.BOX)
+    image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
   scale = size / min(image.size)
-  image = image.resize(tuple(round(n * scale) for n in image.size), Image.Resampling.BICUBIC)
+  image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
   left, top = ((n - size) // 2 for n in image.size)
   return np.asarray(image)[top : top + size, left : left + size]
 
 
+class Records(Protocol):
+  """{"image": encoded bytes, "label": int, ...} by index."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+class BatchedRecords(Records, Protocol):
+  """Records of which several are read at once."""
+
+  def __getitems__(self, indices: Sequence[int], /) -> Sequence[dict[str, Any]]: ...
+
+
+R = TypeVar("R", bound=Records)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class EncodedSource:
+class EncodedSource(Generic[R]):
   """Images decoded when taken, for data sets that do not fit into memory.
 
   Attributes:
@@ -50,7 +68,7 @@ class EncodedSource:
     damaged: records that may be unreadable; each is named once, and the next readable one stands for it.
   """
 
-  records: Sequence
+  records: R
   decode: Callable[[Image.Image], np.ndarray]
   shape: tuple[int, ...]
   num_classes: int
@@ -112,7 +130,7 @@ class EncodedSource:
       return None
 
 
-def _read(records: Sequence, index: int):
+def _read(records: Records, index: int) -> dict[str, Any]:
   try:
     return records[index]
   except Exception as error:  # of many kinds: a checksum that does not fit is a RuntimeError
@@ -179,7 +197,7 @@ def tfds_source(
   return _in_memory(records, _MODE[name], num_classes, size)
 
 
-def open_records(name: str, split: str, data_dir: str) -> Sequence:
+def open_records(name: str, split: str, data_dir: str) -> BatchedRecords:
   """Records {"image": encoded bytes, "label": int, ...} by index; see `tfds_source`."""
   try:
     import tensorflow_datasets as tfds
@@ -201,7 +219,7 @@ def open_records(name: str, split: str, data_dir: str) -> Sequence:
     ) from error
 
 
-def _in_memory(records: Sequence, mode: str, num_classes: int, size: int) -> ArraySource:
+def _in_memory(records: BatchedRecords, mode: str, num_classes: int, size: int) -> ArraySource:
   """All records as bytes; read in chunks, so that the encoded ones are never all held at once."""
 
   def decode(image: Image.Image) -> np.ndarray:

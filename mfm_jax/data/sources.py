@@ -5,11 +5,14 @@ NumPy call takes microseconds where 1024 Python calls take longer than a step of
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from mfm_jax import checks
+from mfm_jax.types import Array
+
+Numbers = TypeVar("Numbers", np.ndarray, Array)
 
 PIXEL_SCALE = 127.5  # a byte p is p / 127.5 - 1 in model space: 0 -> -1, 255 -> 1
 _PIECE = 64  # examples that are held as floats at once
@@ -205,6 +208,6 @@ def root_mean_square(source: Source, limit: int = 1 << 14) -> float:
   return float(np.sqrt(np.sum(sums) / len(indices)))
 
 
-def to_pixels(x: np.ndarray) -> np.ndarray:
+def to_pixels(x: Numbers) -> Numbers:
   """Model space [-1, 1] to data space [0, 1], for images; not clipped. Works on JAX arrays too."""
   return 0.5 * (x + 1.0)

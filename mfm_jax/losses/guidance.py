@@ -13,11 +13,16 @@ def model_guidance(
 
   v(.; y) is taken at the sampled scale w = cond["guidance"], v(.; null) at scale 1, in one batched call.
   The result is frozen: it is part of a target.
+
+  Raises:
+    ValueError: no cond.
   """
+  if cond is None:
+    raise ValueError("cond must hold label and guidance; got None")
   unconditional = _unconditional(cond, null_label)
   both = jax.tree.map(lambda *pair: jnp.concatenate(pair), cond, unconditional)
-  doubled = (jnp.concatenate([value, value]) for value in (s, s, x_s, t, x_t))
-  v_label, v_null = jnp.split(velocity(*doubled, both), 2)
+  s2, x_s2, t2, x_t2 = (jnp.concatenate([value, value]) for value in (s, x_s, t, x_t))
+  v_label, v_null = jnp.split(velocity(s2, s2, x_s2, t2, x_t2, both), 2)
   gain = 1.0 - 1.0 / cond["guidance"]
   return jax.lax.stop_gradient(expand_like(gain, x_s) * (v_label - v_null))
 

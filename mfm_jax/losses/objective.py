@@ -148,12 +148,13 @@ class _Terms:
 
   def from_teacher(self, s, x):
     """GLASS(teacher). Not frozen here: the published Lagrangian form has its gradient through x."""
-    d = self.draws
+    d, (first, last) = self.draws, self.config.teacher_interval
+    assert self.teacher is not None  # `__call__` has checked it
     guided = guidance.guided_teacher(
       self.teacher,
       self.config.null_label,
       trained_scale=self.config.teacher_guidance,
-      interval=self.config.teacher_interval,
+      interval=(first, last),
     )
     return glass.inner_velocity(guided, self.interpolant, s, x, d.t, self.x_t, d.cond)
 

@@ -13,7 +13,7 @@ from mfm_jax.oracles import GaussianMixture
 from mfm_jax.rewards.likelihoods import GaussianLikelihood
 from mfm_jax.sampling import posterior
 from mfm_jax.steering import value
-from mfm_jax.types import PRNGKey, Velocity
+from mfm_jax.types import Array, PRNGKey, Velocity
 
 POSTERIOR_TIMES = (0.0, 0.1, 0.2, 0.5, 0.8, 0.95)
 VALUE_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -85,9 +85,8 @@ def value_rows(
   chunk = max(BATCH // states, 1)
 
   def estimates(keys, velocity, t_B, x_t):
-    kwargs = {"draws": draws, "chunk": chunk}
-    estimate = value.estimate_value(keys[0], velocity, t_B, x_t, reward, **kwargs)
-    gf = value.value_and_grad_gf(keys[1], velocity, interpolant, t_B, x_t, reward, **kwargs)
+    estimate = value.estimate_value(keys[0], velocity, t_B, x_t, reward, draws=draws, chunk=chunk)
+    gf = value.value_and_grad_gf(keys[1], velocity, interpolant, t_B, x_t, reward, draws=draws, chunk=chunk)
     return estimate.value, gf[1]
 
   @jax.jit
@@ -96,7 +95,7 @@ def value_rows(
     t_B, x_t = _contexts(key_data, mixture, interpolant, t, states)
     exact_value = oracles.value(mixture, interpolant, t_B, x_t, *tilt)
     exact_grad = oracles.grad_value(mixture, interpolant, t_B, x_t, *tilt)
-    out = {}
+    out: dict[str, tuple[Array, Array]] = {}
     sampler = oracles.as_sampler(mixture, interpolant)
     for name, source in (("", velocity), ("floor", sampler)):
       keys = [jax.random.fold_in(key, len(out)) for key in (key_v, key_grad)]

@@ -5,6 +5,7 @@ import json
 import pathlib
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def write_statistics(
   path = pathlib.Path(path)
   if path.suffix != ".npz":
     raise ValueError(f"statistics must end in .npz; got {path}")
-  arrays = {"mu": pool.mean, "sigma": pool.covariance}
+  arrays: dict[str, Any] = {"mu": pool.mean, "sigma": pool.covariance}
   if spatial is not None:
     arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
   if fingerprint is not None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mfm_jax import checks
-from mfm_jax.models.layers import attention
+from mfm_jax.models.layers import attention, output
 from mfm_jax.types import Array, PRNGKey, PyTree
 
 LOG_VARIANCE = (-30.0, 20.0)  # bounds of the published code
@@ -88,7 +88,7 @@ def encode(config: AutoencoderConfig, params: PyTree, x: Array) -> Moments:
   if x.shape[1] % config.reduction or x.shape[2] % config.reduction:
     raise ValueError(f"the sides of images must be multiples of {config.reduction}; got {x.shape[1:3]}")
   with jax.default_matmul_precision(_PRECISION):
-    mean, log_variance = jnp.split(Encoder(config).apply({"params": params["encoder"]}, x), 2, axis=-1)
+    mean, log_variance = jnp.split(output(Encoder(config), params["encoder"], x), 2, axis=-1)
   return Moments(mean, jnp.clip(log_variance, *LOG_VARIANCE))
 
 
@@ -125,7 +125,7 @@ def decode(
   decoder = Decoder(config, remat=remat)
 
   def whole(z):
-    return decoder.apply({"params": params["decoder"]}, z)
+    return output(decoder, params["decoder"], z)
 
   def one_by_one(z):
     one = lambda z: whole(z[None])[0]  # noqa: E731
@@ -144,7 +144,7 @@ def _tiled(run, z: Array, tile: int, reduction: int) -> Array:
   stride, blend = round(tile * (1 - OVERLAP)), round(tile * OVERLAP) * reduction
   tops, lefts = (range(0, size, stride) for size in z.shape[1:3])
   tiles = {(i, j): z[:, i : i + tile, j : j + tile] for i in tops for j in lefts}
-  decoded = {}
+  decoded: dict[tuple[int, int], Array] = {}
   for shape in dict.fromkeys(part.shape for part in tiles.values()):
     places = [place for place, part in tiles.items() if part.shape == shape]
     results = jax.lax.map(run, jnp.stack([tiles[place] for place in places]))

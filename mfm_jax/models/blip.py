@@ -133,6 +133,6 @@ def build(config: BlipConfig) -> ImageReward:
     return jax.jit(net.init)(key, pixels, ids, jnp.ones_like(ids))["params"]
 
   def score(params: PyTree, pixels: Array, ids: Array, mask: Array) -> Array:
-    return net.apply({"params": params}, pixels, ids, mask)
+    return layers.output(net, params, pixels, ids, mask)
 
   return ImageReward(config=config, init=init, score=score)

@@ -146,12 +146,12 @@ def build(
         if name not in inputs:
           raise ValueError(f"cond may hold {inputs} for this network; got {name!r}")
       label, guidance = cond.get("label"), cond.get("guidance")
-      return net.apply({"params": params["net"]}, s, u, x_s, t, x_t, label, guidance)
+      return layers.output(net, params["net"], s, u, x_s, t, x_t, label, guidance)
 
     return velocity
 
   def log_weight_of(params: PyTree):
-    return lambda s, u, t: log_weight.apply({"params": params["log_weight"]}, s, u, t)
+    return lambda s, u, t: layers.output(log_weight, params["log_weight"], s, u, t)
 
   return Model(
     init=init,

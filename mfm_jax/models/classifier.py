@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mfm_jax.models.convolution import SameConv
+from mfm_jax.models.layers import output
 from mfm_jax.types import Array, PRNGKey, PyTree
 
 
@@ -64,6 +65,6 @@ def build_classifier(
     return net.init(key, jnp.zeros((1, *shape)))["params"]
 
   def log_probs(params: PyTree, x: Array) -> Array:
-    return jax.nn.log_softmax(net.apply({"params": params}, x.astype(jnp.float32)))
+    return jax.nn.log_softmax(output(net, params, x.astype(jnp.float32)))
 
   return init, log_probs

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mfm_jax import checks
 from mfm_jax.models import transformer
+from mfm_jax.models.layers import output
 from mfm_jax.types import Array, PRNGKey, PyTree
 
 ACTIVATIONS = {"gelu": transformer.gelu, "quick_gelu": transformer.quick_gelu}
@@ -155,8 +156,8 @@ def build(config: ClipConfig) -> Clip:
   return Clip(
     config=config,
     init=init,
-    image=lambda params, pixels: image.apply({"params": params}, pixels),
-    text=lambda params, ids: text.apply({"params": params}, ids),
+    image=lambda params, pixels: output(image, params, pixels),
+    text=lambda params, ids: output(text, params, ids),
   )
 
 

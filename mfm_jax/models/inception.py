@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mfm_jax import checks
+from mfm_jax.models.layers import output
 from mfm_jax.types import Array, PyTree
 
 SIZE = 299  # pixels on a side that the network was trained at
@@ -51,7 +52,7 @@ def features(params: PyTree, pixels: Array, convention: str) -> Features:
   Raises:
     ValueError: an unknown convention, another shape.
   """
-  return Inception().apply({"params": params}, prepare(pixels, convention))
+  return output(Inception(), params, prepare(pixels, convention))
 
 
 def prepare(pixels: Array, convention: str) -> Array:
@@ -210,8 +211,8 @@ def _chain(x: Array, name: str, *layers: tuple[int, tuple[int, int]], halve: boo
   """Convolutions <name>_1, <name>_2, ...; with `halve` the last one has stride 2."""
   for i, (width, kernel) in enumerate(layers, 1):
     last = halve and i == len(layers)
-    how = {"stride": 2, "padding": "VALID"} if last else {}
-    x = Conv(width, kernel, name=f"{name}_{i}", **how)(x)
+    stride, padding = (2, "VALID") if last else (1, "SAME")
+    x = Conv(width, kernel, stride=stride, padding=padding, name=f"{name}_{i}")(x)
   return x
 
 

@@ -4,11 +4,13 @@ Initialisation keeps every input alive: no layer that an input must pass is zero
 in a row have zero gradients for ever (a zero embedder behind a closed gate never opens).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mfm_jax.types import Array
+from mfm_jax.types import Array, PyTree
 
 MAX_FREQUENCY = 8.0  # radians per unit of time; see `time_features`
 modulation_init = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
@@ -25,6 +27,11 @@ def time_features(t: Array, count: int) -> Array:
   frequencies = jnp.geomspace(1.0, MAX_FREQUENCY, count // 2, dtype=t.dtype)
   angles = t[:, None] * frequencies[None]
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def output(net: nn.Module, params: PyTree, *inputs: Array | None) -> Any:
+  """What `net` gives with these parameters, which change nothing and draw nothing."""
+  return net.apply({"params": params}, *inputs)
 
 
 class Conditioning(nn.Module):

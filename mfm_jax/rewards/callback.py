@@ -100,7 +100,7 @@ def callback(function: Callable, *, name: str = "reward", timeout: float = 0.0) 
   def reward(x: Array, cond: Cond = None) -> Array:
     return call(jnp.asarray(x).astype(jnp.float32), cond if takes_cond else None)
 
-  reward.differentiable = False
+  vars(reward)["differentiable"] = False
   return reward
 
 

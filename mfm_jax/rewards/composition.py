@@ -1,5 +1,7 @@
 """Rewards made of rewards. A sum or minimum has a gradient where all of its parts have one."""
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -22,9 +24,10 @@ def weighted_sum(rewards: Sequence[Reward], weights: Sequence[float]) -> Reward:
       raise ValueError(f"weights must be finite; got {weight}")
 
   def reward(x: Array, cond: Cond = None) -> Array:
-    return sum(weight * part(x, cond) for weight, part in zip(weights, rewards, strict=True))
+    parts = (weight * part(x, cond) for weight, part in zip(weights, rewards, strict=True))
+    return functools.reduce(operator.add, parts)
 
-  reward.differentiable = all(map(is_differentiable, rewards))
+  vars(reward)["differentiable"] = all(map(is_differentiable, rewards))
   return reward
 
 
@@ -39,7 +42,7 @@ def minimum(rewards: Sequence[Reward]) -> Reward:
   def reward(x: Array, cond: Cond = None) -> Array:
     return jnp.min(jnp.stack([part(x, cond) for part in rewards]), axis=0)
 
-  reward.differentiable = all(map(is_differentiable, rewards))
+  vars(reward)["differentiable"] = all(map(is_differentiable, rewards))
   return reward
 
 
@@ -64,7 +67,7 @@ def constrained(reward: Reward, constraint: Reward, *, bound: float, strength: f
     missing = (bound - constraint(x, cond)) / width
     return reward(x, cond) - strength * width * jax.nn.softplus(missing)
 
-  constrained_reward.differentiable = is_differentiable(reward) and is_differentiable(constraint)
+  vars(constrained_reward)["differentiable"] = is_differentiable(reward) and is_differentiable(constraint)
   return constrained_reward
 
 

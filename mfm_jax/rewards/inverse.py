@@ -54,7 +54,7 @@ class InverseProblem:
     Raises:
       ValueError: a cond without y, and as `residual`.
     """
-    if OBSERVED not in (cond or {}):
+    if cond is None or OBSERVED not in cond:
       raise ValueError(f"cond must hold {OBSERVED!r}, the observation; got {sorted(cond or {})}")
     return -0.5 * (self.residual(x, cond[OBSERVED]) ** 2).reshape(x.shape[0], -1).sum(1)
 
@@ -63,8 +63,8 @@ def without(velocity: Callable, *names: str) -> Callable:
   """A velocity, with context or marginal, that does not see these keys of its cond, its last argument."""
 
   def wrapped(*args) -> Array:
-    *args, cond = args
-    cond = {name: leaf for name, leaf in (cond or {}).items() if name not in names}
-    return velocity(*args, cond or None)
+    *others, cond = args
+    seen = {name: leaf for name, leaf in (cond or {}).items() if name not in names}
+    return velocity(*others, seen or None)
 
   return wrapped

@@ -6,6 +6,7 @@ Each is a frozen function x (B, ...) -> A x (B, ...), float32 at least, that ref
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from mfm_jax.types import Array
 
 Shape = tuple[int, ...]
 HALVES = ("left", "right", "top", "bottom")
-NAMES = (*(f"half:{half}" for half in HALVES), "box:SIDE", "scattered:SHARE", "pool:FACTOR", "blur:WIDTH")
+SIZED = ("box:SIDE", "scattered:SHARE", "pool:FACTOR", "blur:WIDTH", "matrix:FILE.npy")
+NAMES = (*(f"half:{half}" for half in HALVES), *SIZED)
 
 
 class Operator(Protocol):
@@ -185,24 +187,26 @@ def parse(text: str, shape: Shape) -> Operator:
 
   Args:
     text: "half:right" (the half that is hidden), "box:4" (side of the hidden box in the middle),
-      "scattered:0.3" (share of the pixels that is seen), "pool:2", "blur:1.0".
+      "scattered:0.3" (share of the pixels that is seen), "pool:2", "blur:1.0", "matrix:a.npy" (a NumPy file
+      of A, (m, H W C)).
     shape: of one image.
 
   Raises:
-    ValueError: another text, a value or a shape that the operator refuses.
+    ValueError: another text, a value or a shape that the operator refuses, a file that cannot be read.
   """
-  _check_image(shape)
+  height, width, _ = _check_image(shape)
   name, _, value = text.partition(":")
   try:
-    make = {
-      "half": lambda: Inpaint(seen=half(*shape[:2], value)),
-      "box": lambda: Inpaint(seen=centre_box(*shape[:2], int(value))),
-      "scattered": lambda: Inpaint(seen=scattered(*shape[:2], float(value))),
+    make: dict[str, Callable[[], Operator]] = {
+      "half": lambda: Inpaint(seen=half(height, width, value)),
+      "box": lambda: Inpaint(seen=centre_box(height, width, int(value))),
+      "scattered": lambda: Inpaint(seen=scattered(height, width, float(value))),
       "pool": lambda: AveragePool(factor=int(value)),
       "blur": lambda: GaussianBlur(width=float(value)),
-    }[name]
-    operator = make()
-  except (KeyError, ValueError) as error:
+      "matrix": lambda: Matrix(matrix=np.load(value, allow_pickle=False)),
+    }
+    operator = make[name]()
+  except (KeyError, ValueError, OSError) as error:
     why = "" if isinstance(error, KeyError) else f": {error}"
     raise ValueError(f"an operator must be one of {', '.join(NAMES)}; got {text!r}{why}") from None
   operator.output_shape(shape)

@@ -13,6 +13,7 @@ import numpy as np
 
 from mfm_jax import checks
 from mfm_jax.models import blip, clip
+from mfm_jax.models.layers import output
 from mfm_jax.models.score_head import ScoreHead
 from mfm_jax.rewards.parts import in_parts
 from mfm_jax.rewards.preprocess import Preprocess
@@ -117,7 +118,7 @@ def aesthetic(
   """
 
   def score(params: PyTree, pixels: Array) -> Array:
-    return ScoreHead().apply({"params": params["head"]}, clip.unit(net.image(params["image"], pixels)))
+    return output(ScoreHead(), params["head"], clip.unit(net.image(params["image"], pixels)))
 
   return PreferenceReward(
     function=score,

@@ -54,8 +54,11 @@ class Preprocess:
   def matrices(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """(size, H) and (size, W), float32: resize and crop of the columns and of the rows."""
     sides = self._resized(height, width)
-    pairs = zip((height, width), sides, strict=True)
-    return tuple(self._centre(resize_matrix(old, new)).astype(np.float32) for old, new in pairs)
+    vertical, horizontal = (
+      self._centre(resize_matrix(old, new)).astype(np.float32)
+      for old, new in zip((height, width), sides, strict=True)
+    )
+    return vertical, horizontal
 
   def _resized(self, height: int, width: int) -> tuple[int, int]:
     if self.fit == "longest":

@@ -86,6 +86,8 @@ class PreferenceConfig:
     ids, mask = self.check(name)
     path = pathlib.Path(self.weights)
     if name == "imagereward":
+      assert ids is not None
+      assert mask is not None
       score = blip.build(blip.PRESETS[self._architecture(name)])
       params = _params(path, "weights", lambda state: layouts.imagereward_leaves(), score.init)
       return preference.imagereward(score, params, ids, mask, precision=self.precision)
@@ -96,6 +98,7 @@ class PreferenceConfig:
       init = lambda key: ScoreHead().init(key, features)["params"]  # noqa: E731
       head = _params(pathlib.Path(self.head), "head", lambda state: layouts.head_leaves(), init)
       return preference.aesthetic(net, params, head, precision=self.precision)
+    assert ids is not None
     make = {"clip": preference.clip_score, "pickscore": preference.pickscore, "hpsv2": preference.hpsv2}
     return make[name](net, params, ids, precision=self.precision)
 

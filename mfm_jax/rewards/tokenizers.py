@@ -157,7 +157,7 @@ def _open_clip_vocabulary(path: pathlib.Path) -> tuple[dict[str, int], list[tupl
   """The bytes, the bytes at the end of a word, what each merge gives, start and end, in this order."""
   with gzip.open(path, "rt", encoding="utf-8") as file:
     lines = file.read().split("\n")[1 : 1 + CLIP_MERGES]
-  merges = [tuple(line.split()) for line in lines if line]
+  merges = _pairs(path, lines)
   printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
   rest = 256 - len(printable)
   letters = [*map(chr, printable), *(chr(256 + i) for i in range(rest))]
@@ -167,9 +167,21 @@ def _open_clip_vocabulary(path: pathlib.Path) -> tuple[dict[str, int], list[tupl
 
 
 def _merges_beside(path: pathlib.Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-  lines = (path.parent / "merges.txt").read_text(encoding="utf-8").split("\n")
-  merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+  beside = path.parent / "merges.txt"
+  lines = beside.read_text(encoding="utf-8").split("\n")
+  merges = _pairs(beside, [line for line in lines if not line.startswith("#version")])
   return json.loads(path.read_text(encoding="utf-8")), merges
+
+
+def _pairs(path: pathlib.Path, lines: Sequence[str]) -> list[tuple[str, str]]:
+  """The two tokens of each merge."""
+  merges = []
+  for line in filter(None, lines):
+    left, *right = line.split(" ")
+    if len(right) != 1:
+      raise ValueError(f"{path} must hold two tokens a line; got {line!r}")
+    merges.append((left, right[0]))
+  return merges
 
 
 def _library():

@@ -7,6 +7,7 @@ an entry of `inputs` as third argument and returns (slope, aux). The caller give
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 from mfm_jax import checks
 from mfm_jax.types import Array, PRNGKey, PyTree, expand_like
 
-Drift = Callable[..., Array]  # (t_B, x) or, with inputs, (t_B, x, entry)
+Drift = Callable[..., Any]  # (t_B, x) or, with inputs, (t_B, x, entry) -> slope or, with aux, (slope, aux)
 Scale = Callable[[Array], Array]
 
 EVALUATIONS = {"euler": 1, "heun": 2}  # drift evaluations a step
@@ -144,7 +145,9 @@ def sde(
   return end, _info(len(steps), x, *kept)
 
 
-def step_noise(key: PRNGKey | None, noise: Array | None, steps: int, x: Array) -> Array:
+def step_noise(
+  key: PRNGKey | None, noise: Array | None, steps: int, x: Array | jax.ShapeDtypeStruct
+) -> Array:
   """What a scan over `steps` steps takes its noise from: the recorded noise or a key a step."""
   if noise is not None:
     checks.shape("noise", noise, (steps, *x.shape))
@@ -182,7 +185,7 @@ def _evaluator(drift: Drift, has_aux: bool) -> Callable[[Array, Array, PyTree], 
 
 
 def _info(evaluations: int, start: Array, path: Array | None, aux: PyTree) -> dict:
-  info = {"evaluations": evaluations}
+  info: dict[str, Any] = {"evaluations": evaluations}
   if path is not None:
     info["path"] = jnp.concatenate([start[None], path])
   if aux is not None:

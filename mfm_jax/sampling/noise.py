@@ -78,7 +78,7 @@ def _orthogonal(key: PRNGKey, contexts: int, draws: int, size: int) -> Array:
 
 def _frame(rows: Array) -> Array:
   """Gram and Schmidt's orthonormal rows, (..., block, size)."""
-  found = []
+  found: list[Array] = []
   for i in range(rows.shape[-2]):
     row = rows[..., i, :]
     for _ in range(2):  # the second time takes away what rounding has left (Giraud et al., 2005)

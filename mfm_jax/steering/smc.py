@@ -116,14 +116,14 @@ def smc(
   grid = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))
   steps = len(grid) - 1
   recorded, path_noise, uniforms = (None, None, None) if noise is None else noise
-  if key is None and (noise is None or uniforms is None):
-    raise ValueError("a key must be given where noise is None; got key=None")
   key_guide, key_path, key_resample = (None, None, None) if key is None else jax.random.split(key, 3)
   sources = recorded
   if recorded is None and key_guide is not None:
     sources = jax.random.split(key_guide, steps)
   source = integrators.step_noise(key_path, path_noise, steps, x)
   if uniforms is None:
+    if key_resample is None:
+      raise ValueError("a key must be given where noise is None; got key=None")
     uniforms = jax.random.uniform(key_resample, (steps + 1, populations))
   checks.shape("noise of the resampling", uniforms, (steps + 1, populations))
   last = (jnp.arange(steps) == steps - 1) & (grid[1:] >= 1.0)

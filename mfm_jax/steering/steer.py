@@ -1,5 +1,7 @@
 """The steered sampler: Euler steps of the guided flow, or Euler-Maruyama of the guided SDE (MATH 6.2)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -75,7 +77,7 @@ def steer(
     steering = renormalised(expand_like(gain, x) * gradient, base, renormalise, limit)
     return base + scale * steering, found
 
-  options = {"keep": keep, "inputs": sources, "has_aux": True}
+  options: dict[str, Any] = {"keep": keep, "inputs": sources, "has_aux": True}
   if sampler == "ode":
     return integrators.ode(x, times, drift, **options)
 

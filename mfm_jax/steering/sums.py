@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mfm_jax.types import Array, expand_like
 
@@ -19,7 +20,7 @@ class Sums(NamedTuple):
   peak: Array
   first: Array
   second: Array
-  count: Array  # draws whose reward is sound; the others are left out of every sum
+  counted: Array  # draws whose reward is sound; the others are left out of every sum
   invalid: Array  # int32, the others
 
 
@@ -35,7 +36,7 @@ def reward_dtype(x: Array):
   return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def sound(rewards: Array) -> Array:
+def sound(rewards: ArrayLike) -> Array:
   """Where a reward can be used: not NaN, not +inf. -inf says impossible, a weight of 0 like any other."""
   return ~(jnp.isnan(rewards) | jnp.isposinf(rewards))
 
@@ -53,7 +54,7 @@ def update(sums: Sums, rewards: Array) -> tuple[Sums, Array, Array]:
     peak,
     rescale * sums.first + weights.sum(1),
     rescale**2 * sums.second + (weights**2).sum(1),
-    sums.count + valid.sum(1),
+    sums.counted + valid.sum(1),
     sums.invalid + (~valid).sum(1, dtype=jnp.int32),
   )
   return new, weights, rescale
@@ -64,7 +65,7 @@ def totals(sums: Sums) -> Sums:
   peak = jax.lax.stop_gradient(sums.peak.max(0))
   rescale = jnp.exp(sums.peak - jnp.where(jnp.isfinite(peak), peak, 0.0)[None])
   first, second = (rescale * sums.first).sum(0), (rescale**2 * sums.second).sum(0)
-  return Sums(peak, first, second, sums.count.sum(0), sums.invalid.sum(0))
+  return Sums(peak, first, second, sums.counted.sum(0), sums.invalid.sum(0))
 
 
 def weighted_means(weighted: Array, sums: Sums) -> tuple[Array, Array]:
@@ -74,7 +75,7 @@ def weighted_means(weighted: Array, sums: Sums) -> tuple[Array, Array]:
 
 def plain_means(plain: Array, sums: Sums) -> tuple[Array, Array]:
   """sum x / count, likewise."""
-  return _means(plain, sums.count, jnp.log(sums.count))
+  return _means(plain, sums.counted, jnp.log(sums.counted))
 
 
 def corrected(whole: Array, left_out: Array) -> Array:

@@ -142,8 +142,8 @@ def value_and_grad_gf(
   def consume(carry, e):
     return _add_gf(carry, *evaluate(e, x_t), x_t), None
 
-  total, *means = _over_groups(consume, _start(x_t, 2), key, t, x_t, noise, sampling)
-  gradient = sums.corrected(*_gf(total, *means, interpolant, t))
+  total, tilted, plain = _over_groups(consume, _start(x_t, 2), key, t, x_t, noise, sampling)
+  gradient = sums.corrected(*_gf(total, tilted, plain, interpolant, t))
   return _finish(total, sampling), gradient.astype(x_t.dtype)
 
 
@@ -247,8 +247,8 @@ def value_and_grad_hybrid(
 
   carry = _start(x_t, 2), _start(x_t, 1)
   out = _over_groups(consume, carry, key, t, x_t, noise, sampling, groups)
-  (total, *means), (_, weighted) = out
-  gf, g = _gf(total, *means, interpolant, t), sums.weighted_means(weighted, total)
+  (total, tilted, plain), (_, weighted) = out
+  gf, g = _gf(total, tilted, plain, interpolant, t), sums.weighted_means(weighted, total)
   share = _least_variance(gf[1], g[1]) if weight is None else weight
   both = [estimate[0] if sampling.jackknife == 1 else sums.corrected(*estimate) for estimate in (gf, g)]
   gradient = share * both[1] + (1.0 - share) * both[0]
@@ -335,7 +335,7 @@ def _add_moments(carry: tuple, x1: Array, rewards: Array, x_t: Array) -> tuple:
 
 def _largest_shift(estimate: Estimate, groups: sums.Sums, plain: Array, square: Array) -> Array:
   """sqrt(N / ess - 1) times the standard deviation of the draws, (B,)."""
-  count = jnp.maximum(groups.count.sum(0), 1.0)
+  count = jnp.maximum(groups.counted.sum(0), 1.0)
   mean = plain.sum(0) / expand_like(count, plain[0])
   variance = square.sum(0) / count - (mean**2).reshape(len(mean), -1).sum(1)
   spread = count / jnp.maximum(estimate.ess, 1.0) - 1.0
@@ -367,8 +367,8 @@ def _over_groups(consume, carry, key, t, x_t, recorded, sampling: Sampling, grou
   if by_scheme and groups == sampling.jackknife:
 
     def group_of(_, key):
-      how = {"draws": sampling.draws // groups, "scheme": sampling.scheme, "chunk": sampling.chunk}
-      return None, posterior.over_blocks(consume, carry, key, x_t, **how)
+      draws, scheme, chunk = sampling.draws // groups, sampling.scheme, sampling.chunk
+      return None, posterior.over_blocks(consume, carry, key, x_t, draws=draws, scheme=scheme, chunk=chunk)
 
     return jax.lax.scan(group_of, None, jax.random.split(key, groups))[1]
   if by_scheme:  # groups that share blocks of draws

@@ -67,9 +67,9 @@ def benchmark(
     raise ValueError(
       f"--oracle must be absent for kind=inverse and with --ema; got {config.kind}, --ema={ema}"
     )
-  trained_here = not (run or oracle)
+  training = None if run or oracle else config.run
   share = _share(part)
-  if part and (config.kind != "steering" or trained_here or config.classifier is not None):
+  if part and (config.kind != "steering" or training is not None or config.classifier is not None):
     raise ValueError(
       f"--part needs kind=steering, and --run or --oracle and a classifier that are there; got {part} with "
       f"kind={config.kind}"
@@ -79,16 +79,16 @@ def benchmark(
   if config.classifier is not None:
     config = _with_classifier(config, str(workdir / CLASSIFIER))
   ledger = _Ledger(workdir, config, share)
-  if trained_here:
+  if training is not None:
     run = str(workdir / RUN)
-    _check(config, _subject(config, _untrained(config.run, workdir / RUN)), trained=False)
-    train(config.run, run)
+    _check(config, _subject(config, _untrained(training, workdir / RUN)), trained=False)
+    train(training, run)
   what = subject.from_oracle(config.steer) if oracle else _subject(config, load_run(run, ema=ema))
   _check(config, what, trained=False)
   if config.classifier is not None:
     train_classifier(config.classifier, workdir / CLASSIFIER)
   _check(config, what, trained=True)
-  ledger.identify("oracle" if oracle else what.run.sha256, config.steer.classifiers)
+  ledger.identify("oracle" if what.run is None else what.run.sha256, config.steer.classifiers)
   return {"steering": _steering, "variance": _variance, "inverse": _inverse}[config.kind](
     config, what, ledger
   )
@@ -107,15 +107,21 @@ def _share(part: str) -> tuple[int, int] | None:
 
 def _subject(config: BenchmarkConfig, run: Run) -> Subject:
   own = config.steer
-  how = {"glass_steps": own.glass_steps, "oracle_drift": own.oracle_drift, "decoder": own.decoder}
-  return subject.from_run(run, label=own.label, guidance=own.guidance or None, **how)
+  return subject.from_run(
+    run,
+    label=own.label,
+    guidance=own.guidance or None,
+    glass_steps=own.glass_steps,
+    oracle_drift=own.oracle_drift,
+    decoder=own.decoder,
+  )
 
 
 def _untrained(config: RunConfig, workdir: pathlib.Path) -> Run:
   """The run that a configuration will be, to be checked before it is trained."""
   mixture = config.mixture.build() if config.data.name == "mixture" else None
   info = folder.data_info(datasets.load(config.data, mixture))
-  known = {"workdir": workdir, "config": config, "info": info, "parts": parts(config, info)}
+  known: dict[str, Any] = {"workdir": workdir, "config": config, "info": info, "parts": parts(config, info)}
   return Run(**known, step=0, ema="", params={}, sha256="")
 
 
@@ -124,6 +130,7 @@ def _check(config: BenchmarkConfig, what: Subject, *, trained: bool) -> None:
   if config.kind == "inverse":
     inverse.images(what, config.inverse)
   elif config.kind == "variance":
+    what.velocity(what.params, differentiable=True)
     for part in config.variance.rewards:
       if trained or config.classifier is None or part.name != "classes":
         part.build()
@@ -142,7 +149,7 @@ class _Ledger:
     workdir.mkdir(parents=True, exist_ok=True)
     self.share = share
     self.path = workdir / (PART.format(*share) if share else RESULT)
-    self.content = {"kind": config.kind, "config": to_dict(config), "rows": []}
+    self.content: dict[str, Any] = {"kind": config.kind, "config": to_dict(config), "rows": []}
     for path in [self.path] if share else [self.path, *sorted(workdir.glob(PART.format("*", "*")))]:
       if path.exists():
         self._take(path)
@@ -261,17 +268,19 @@ def _variance(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[s
 
 
 def _inverse(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, Any]:
-  if ledger.rows:
-    return ledger.content
-  figures, solved = inverse.inverse_problems(what, config.inverse)
-  folder = ledger.path.parent
-  for part in solved:
-    stem = part.operator.replace(":", "_")
-    np.savez_compressed(folder / f"{stem}.npz", **part.arrays())
-    write_atomically(folder / f"{stem}.png", style.figure_png(part.picture()))
-  rows = [{"operator": name, **row} for name, row in figures.items()]
-  ledger.add(*rows)
-  print(text_table("inverse problems", rows), flush=True)
+  def path(operator: str) -> pathlib.Path:
+    return ledger.path.with_name(f"{re.sub('[^A-Za-z0-9.]', '_', operator)}.npz")
+
+  done = [name for name in config.inverse.operators if ledger.has({"operator": name})]
+  known = {name: inverse.Solved.load(path(name)) for name in done}
+  for name, row, solved in inverse.inverse_problems(what, config.inverse, known):
+    if ledger.has({"operator": name}):
+      continue
+    if name != inverse.ALL:
+      solved[0].save(path(name))
+      write_atomically(path(name).with_suffix(".png"), style.figure_png(solved[0].picture()))
+    ledger.add({"operator": name, **row})
+    print(text_table(name, [row]), flush=True)
   return ledger.content
 
 

@@ -23,7 +23,7 @@ from mfm_jax.training.folder import DataInfo
 from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.optimizer import OptimizerConfig
 from mfm_jax.training.state import TrainState, create, params_sha256
-from mfm_jax.types import Array
+from mfm_jax.types import Array, Decode
 from mfm_jax.viz.files import write_atomically
 
 EMA = "0.99"  # decay of the average that is kept
@@ -61,7 +61,7 @@ class Classifier:
   sha256: str
 
 
-def decode_for(info: DataInfo) -> Callable[[Array], Array] | None:
+def decode_for(info: DataInfo) -> Decode | None:
   """Model space -> data space: pixels for images; None for vectors, where they are the same."""
   return to_pixels if info.image else None
 
@@ -89,7 +89,7 @@ def train_classifier(config: ClassifierConfig, workdir: str | pathlib.Path) -> d
   if finished.exists():
     print(f"{workdir} is finished", flush=True)
     return json.loads(finished.read_text())
-  init, log_probs, decode = *_network(config, info), decode_for(info)
+  (init, log_probs), decode = _network(config, info), decode_for(info)
   optimiser = optimizer.build(config.optimizer, config.steps)
 
   @jax.jit

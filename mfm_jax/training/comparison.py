@@ -55,7 +55,7 @@ class Assessor:
 
   def __call__(self, x1: np.ndarray, base: np.ndarray, seed: int) -> Figures:
     """Figures of samples (num, ...), beside as many of the base model."""
-    out = {}
+    out: Figures = {}
     if self.tilt is not None:
       exact = self.exact(len(x1), seed)
       out |= {"sw2": distances.sliced_w2(x1, exact), "mmd2": distances.mmd_squared(x1, exact)}
@@ -74,7 +74,8 @@ class Assessor:
     }
 
   def exact(self, num: int, seed: int) -> np.ndarray:
-    """Exact samples of the tilt."""
+    """Exact samples of the tilt, where it is known."""
+    assert self.tilt is not None
     return np.asarray(oracles.sample(jax.random.fold_in(jax.random.key(seed), 1), self.tilt, num))
 
 
@@ -199,13 +200,13 @@ def run_method(
   print(f"{name}: {config.seeds} x {config.num} samples, {spent.nfe:,} passes each", flush=True)
   method = Method(subject, reward, config, name, num=config.num, keep=keep, milestones=milestones)
   scale = _tuned(method, assess, next(iter(reference.values())), config.tuning)
-  runs = {n: [] for n in (*milestones, method.settings.draws)}  # draws -> outcomes of the seeds
+  runs: dict[int, list[Outcome]] = {n: [] for n in (*milestones, method.settings.draws)}  # of the seeds
   for seed in _seeds(config):
     whole = method(jax.random.key(seed), scale)
     for n, (x1, rewards) in whole.milestones.items():
       seconds, invalid = whole.seconds * n / method.settings.draws, int(whole.found["invalid"][:n].sum())
-      part = {"x1": x1, "reward": rewards, "found": {}, "invalid": invalid, "seconds": seconds}
-      runs[n].append(dataclasses.replace(whole, **part))
+      part = dataclasses.replace(whole, x1=x1, reward=rewards, found={}, invalid=invalid, seconds=seconds)
+      runs[n].append(part)
     runs[method.settings.draws].append(whole)
   out = []
   for n, outcomes in runs.items():
@@ -266,7 +267,7 @@ def _seeds(config: SteerConfig) -> range:
   return range(config.seed, config.seed + config.seeds)
 
 
-def floor(assess: Assessor, config: SteerConfig) -> Figures | None:
+def floor(assess: Assessor, config: SteerConfig) -> dict[str, float | None] | None:
   """Figures of exact samples of the tilt against others, mean over the seeds, and log Z; None if unknown."""
   if assess.tilt is None:
     return None
@@ -286,7 +287,8 @@ def _tuned(method: Method, assess: Assessor, base: np.ndarray, seeds: int) -> fl
   scales = method.settings.scales
   if len(scales) == 1:
     return scales[0]
-  found, mistake = {}, None
+  found: dict[float, float] = {}
+  mistake: NotFiniteError | None = None
   for scale in scales:
     values = []
     try:
@@ -299,9 +301,9 @@ def _tuned(method: Method, assess: Assessor, base: np.ndarray, seeds: int) -> fl
       mistake = error
       continue
     found[scale] = float(np.mean(values))
-  if not found:
+  if mistake is not None and not found:
     raise mistake
-  best = (max if assess.objective == "reward" else min)(found, key=found.get)
+  best = (max if assess.objective == "reward" else min)(found, key=found.__getitem__)
   grid = ", ".join(f"{scale:g}: {found.get(scale, np.nan):.4g}" for scale in scales)
   edge = " (an end of the grid)" if best in (min(scales), max(scales)) else ""
   print(

@@ -155,7 +155,7 @@ def check_key(cls: type, key: str, path: str = "config") -> None:
     hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
   if index and typing.get_origin(hint) is tuple:
     hint = typing.get_args(hint)[0]
-  if rest and dataclasses.is_dataclass(hint):
+  if rest and isinstance(hint, type) and dataclasses.is_dataclass(hint):
     check_key(hint, rest, f"{path}.{name}")
 
 
@@ -198,7 +198,7 @@ def _convert(hint, value, path):
     if value is None:
       return None
     hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-  if dataclasses.is_dataclass(hint):
+  if isinstance(hint, type) and dataclasses.is_dataclass(hint):
     if not isinstance(value, Mapping):
       raise ValueError(f"{path} must be a group of keys; got {value!r}")
     return from_dict(hint, value, path)

@@ -131,8 +131,8 @@ def describe(state: Mapping[str, np.ndarray], weights: Weights) -> tuple[RunConf
   )
   size = {"width": width, "depth": depth, "heads": weights.heads or heads, "patch": patch}
   side = grid * patch
-  data = {"path": weights.data, "classes": classes, "shape": (side, side, channels)}
-  latents = {"latent_scale": weights.latent_scale, "latent_shift": weights.latent_shift}
+  data: dict[str, Any] = {"path": weights.data, "classes": classes, "shape": (side, side, channels)}
+  latents: dict[str, Any] = {"latent_scale": weights.latent_scale, "latent_shift": weights.latent_shift}
   config = RunConfig(
     data=DataConfig(name="arrays", **data, **latents),
     model=ModelConfig(name="dit", precondition=False, dit=own, **size),

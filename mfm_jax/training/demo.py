@@ -41,8 +41,7 @@ def judge_samples(workdir: str | pathlib.Path) -> dict[str, float]:
   showcase.write(run.workdir / "samples" / "marginal.npz", {"x1": samples, "label": label}, run)
   for t in JUDGED_TIMES:
     given = generate.test_contexts(run, jax.random.key(2), t, 100)
-    contexts = {name: given[name] for name in ("t", "x_t")}
-    drawn = generate.posterior_samples(run, jax.random.key(3), **contexts, num=10)
+    drawn = generate.posterior_samples(run, jax.random.key(3), given["t"], given["x_t"], num=10)
     label = np.repeat(given["label"], 10)
     accuracy = judge.accuracy(drawn.reshape(-1, *run.info.shape), label)
     out[f"posterior_accuracy_t{t:g}"] = accuracy
@@ -53,7 +52,9 @@ def judge_samples(workdir: str | pathlib.Path) -> dict[str, float]:
 
 
 def _rows(figures: dict[str, float]) -> list[dict[str, str | float]]:
-  rows = [{"judged": "real test images", "accuracy": figures["judge_accuracy_test"]}]
+  rows: list[dict[str, str | float]] = [
+    {"judged": "real test images", "accuracy": figures["judge_accuracy_test"]}
+  ]
   for steps in STEPS:
     name = f"samples in {steps} step" + "s" * (steps > 1)
     rows.append({"judged": name, "accuracy": figures[f"judge_accuracy_{steps}_step"]})

@@ -110,7 +110,7 @@ def _timed(act: Callable[[], Any]) -> tuple[Any, float]:
 
 def _cache(notes: list[str]) -> dict[str, Any]:
   """Folder, number and bytes of the compiled programs that are kept."""
-  folder = pathlib.Path(jax.config.jax_compilation_cache_dir or "")
+  folder = pathlib.Path(jax.config.values["jax_compilation_cache_dir"] or "")
   sizes = [path.stat().st_size for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []
   there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
   if not os.access(there, os.W_OK):

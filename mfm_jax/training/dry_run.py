@@ -63,8 +63,8 @@ def abstract_step(
     "x1": jax.ShapeDtypeStruct((config.batch_size, *info.shape), jnp.float32),
     "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
   }
-  how = {"accumulate": config.accumulate, "mesh": mesh}
-  return step.make_train_step(loss, optimiser, config.seed, **how), (state, frozen, batch)
+  train_step = step.make_train_step(loss, optimiser, config.seed, accumulate=config.accumulate, mesh=mesh)
+  return train_step, (state, frozen, batch)
 
 
 def step_flops(config: RunConfig, info: DataInfo) -> int:

@@ -61,7 +61,8 @@ def evaluate(
   times: Sequence[float] = (),
   seed: int = 0,
   decode: Decode | None = None,
-  **sizes: int,
+  contexts: int = 0,
+  draws: int = 0,
 ) -> dict[str, Any]:
   """Tables by name, each a list of rows, and of the FID suite "extractor", which says how it was measured.
 
@@ -75,7 +76,7 @@ def evaluate(
     times: values of t; () for the defaults of each metric.
     seed: of everything random.
     decode: model space -> pictures in [0, 1]; None for that of the run's images.
-    **sizes: contexts and draws, see `fidelity.evaluate`.
+    contexts, draws: see `fidelity.evaluate`.
 
   Raises:
     ValueError: an unknown metric; a metric that needs a run without one; what the metrics refuse.
@@ -89,10 +90,20 @@ def evaluate(
     given = "a run" if run is not None else f"metrics {', '.join(of_maps)}, which need a run"
     raise ValueError(f"--samples must come without a run and its metrics; got {given}")
   decode = None if decode is None else jax.jit(decode)
-  out = {}
-  if of_maps:
-    how = {"seed": seed, "steps": steps or 1, "times": times, "decode": decode}
-    out |= fidelity.evaluate(run, of_maps, **how, **sizes)
+  if run is None and not sample_file:
+    raise ValueError("a run, or a file of samples, must be given; got neither")
+  out: dict[str, Any] = {}
+  if run is not None and of_maps:
+    out |= fidelity.evaluate(
+      run,
+      of_maps,
+      seed=seed,
+      contexts=contexts,
+      draws=draws,
+      steps=steps or 1,
+      times=times,
+      decode=decode,
+    )
   if not of_images:
     return out
   if run is not None:
@@ -106,9 +117,10 @@ def evaluate(
   suite = _suite(run, of_images, images, seed)
   known = _reference(run, suite, images, decode)
   out["extractor"] = {**suite.fingerprint.described(), "reference": images.reference}
-  if sample_file:
+  if run is None:
     return out | {"images": [image_metrics.of_samples(suite, sample_file, known)]}
-  how = {"steps": steps, "guidance": guidance}
+  how: dict[str, Any] = {"steps": steps, "guidance": guidance}
+  assert decode is not None  # as above
   if set(of_images) - {"posterior_fid"}:
     out["images"] = [image_metrics.of_run(run, suite, known, decode, keep=images.write_samples, **how)]
   if "posterior_fid" in of_images:
@@ -137,7 +149,7 @@ def _suite(run: Run | None, metrics: tuple[str, ...], images: ImageConfig, seed:
 def _reference(run: Run | None, suite: Suite, images: ImageConfig, decode: Decode | None) -> Reference:
   if images.reference != DATA:
     known = image_metrics.of_file(suite, images.reference)
-  elif run is None:
+  elif run is None or decode is None:
     raise ValueError("--reference must name an .npz file with --samples, which has no data; got data")
   else:
     known = image_metrics.of_source(suite, image_metrics.split_of(run, images.split), decode)

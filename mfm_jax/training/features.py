@@ -92,7 +92,8 @@ def collect(
   for name in hold:
     checks.one_of("features to hold", name, HELD)
   pool, around = _Stream(), _Stream()
-  held, counts = {name: [] for name in hold}, dict.fromkeys(hold, 0)
+  held: dict[str, list[np.ndarray]] = {name: [] for name in hold}
+  counts = dict.fromkeys(hold, 0)
   for found in _ahead(extract(batch) for batch in _of_size(pictures, BATCH * jax.local_device_count())):
     pool.add(found.pool)
     if spatial:
@@ -101,10 +102,11 @@ def collect(
       part = np.asarray(getattr(found, name)[: most - counts[name]])
       held[name].append(part)
       counts[name] += len(part)
-  if pool.total() is None:
+  total = pool.total()
+  if total is None:
     raise ValueError("features need at least 1 picture; got none")
-  held = {name: np.concatenate(parts) for name, parts in held.items()}
-  return Collected(pool=pool.total(), spatial=around.total(), held=held)
+  joined = {name: np.concatenate(parts) for name, parts in held.items()}
+  return Collected(pool=total, spatial=around.total(), held=joined)
 
 
 class _Stream:

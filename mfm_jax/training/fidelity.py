@@ -4,7 +4,7 @@ Mixtures are compared with closed forms; images, latents and other data with GLA
 images in memory with the training set's exact posterior.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ ROLLOUT_STEPS = 30  # Heun steps of the GLASS reference
 GRID, GRID_DRAWS = 4, 6  # contexts for each t, and draws of each, in the picture
 INK = 20.0  # weight of the mean pixel in the value report's reward
 METRICS = ("posterior", "value", "conditioning")
-Rows = list[dict[str, float]]
+Rows = Sequence[Mapping[str, str | float]]
 
 
 def evaluate(
@@ -63,7 +63,8 @@ def evaluate(
     checks.one_of("metrics", metric, METRICS)
   for t in times:
     checks.in_interval("times", t)
-  key, out = jax.random.key(seed), {}
+  key = jax.random.key(seed)
+  out: dict[str, Rows] = {}
   draw_metrics = [metric for metric in metrics if metric != "conditioning"]
   if draw_metrics:
     run.require_map()
@@ -79,7 +80,8 @@ def evaluate(
 
 
 def _mixture(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows]:
-  mixture, out = run.config.mixture.build(), {}
+  mixture = run.config.mixture.build()
+  out: dict[str, Rows] = {}
   common = (run.velocity, mixture, run.interpolant)
   if "posterior" in metrics:
     out["posterior"] = closed_form.posterior_rows(
@@ -104,7 +106,7 @@ def _mixture(run, metrics, key, contexts, draws, steps, times) -> dict[str, Rows
   return out
 
 
-def _others(run, metrics, key, contexts, draws, steps, times, decode) -> dict[str, Rows]:
+def _others(run, metrics, key, contexts, draws, steps, times, decode) -> Mapping[str, Rows]:
   """Draws and rollouts without a label: the posterior of the data, not of one class.
 
   Where the data are labelled images in memory, their exact posterior is a second reference.
@@ -113,17 +115,18 @@ def _others(run, metrics, key, contexts, draws, steps, times, decode) -> dict[st
   exact = run.info.image and run.info.num_classes and isinstance(source, ArraySource)
   if exact and "posterior" in metrics:
     judge, train = classes.judge_of(source), source.take(np.arange(len(source)))
-  out, lines = {metric: [] for metric in metrics}, []
+  out: dict[str, list[dict[str, float]]] = {metric: [] for metric in metrics}
+  lines = []
   for i, t in enumerate(times):
     keys = jax.random.split(jax.random.fold_in(key, i), 4)
     given = generate.test_contexts(run, keys[0], t, contexts)
-    given = {name: given[name] for name in ("t", "x_t")}
-    drawn = generate.posterior_samples(run, keys[1], **given, num=draws, steps=steps)
+    t_B, x_t = given["t"], given["x_t"]
+    drawn = generate.posterior_samples(run, keys[1], t_B, x_t, num=draws, steps=steps)
     reference, again = (
-      generate.posterior_samples(run, key, **given, num=draws, sampler="glass", steps=ROLLOUT_STEPS)
+      generate.posterior_samples(run, key, t_B, x_t, num=draws, sampler="glass", steps=ROLLOUT_STEPS)
       for key in keys[2:]
     )
-    shown = given["x_t"][:, None], drawn[:, :GRID_DRAWS], reference[:, :GRID_DRAWS]
+    shown = x_t[:, None], drawn[:, :GRID_DRAWS], reference[:, :GRID_DRAWS]
     lines.append(np.concatenate(shown, axis=1)[:GRID])
     if "posterior" in metrics:
       row = rollouts.energy_row(drawn, reference, again)
@@ -132,8 +135,8 @@ def _others(run, metrics, key, contexts, draws, steps, times, decode) -> dict[st
         row |= rollouts.data_row(
           drawn,
           reference,
-          given["x_t"],
-          given["t"],
+          x_t,
+          t_B,
           judge,
           train,
           run.info.num_classes,

@@ -85,8 +85,15 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
   def evaluation(writer: MetricWriter, frozen: PyTree) -> Panel:
     del frozen
     assess = comparison.assessor(what, config.steering, reward)
-    options = {"reward": Blocks(scored), "assess": assess, "label": label}
-    return Panel(base=base, tuned=tuned, config=config, writer=writer, **options)
+    return Panel(
+      base=base,
+      tuned=tuned,
+      config=config,
+      reward=Blocks(scored),
+      assess=assess,
+      label=label,
+      writer=writer,
+    )
 
   distributed.on_primary(
     lambda: folder.write_config(workdir, config, base.info, folder.FINETUNED, run=tuned.config)
@@ -189,8 +196,8 @@ class Panel:
     return reference, self._figures(other, reference)
 
   def _sample(self, of: Run, key: Array) -> np.ndarray:
-    how = {"num": self.config.eval_num, "label": self.label, "guidance": self.config.draws.guidance}
-    return generate.marginal_samples(of, key, sampler="ode", **how)
+    num, guidance = self.config.eval_num, self.config.draws.guidance
+    return generate.marginal_samples(of, key, sampler="ode", num=num, label=self.label, guidance=guidance)
 
   def _figures(self, x1: np.ndarray, base: np.ndarray) -> dict[str, float]:
     cond = self.tuned.cond(self.label, None, len(x1))

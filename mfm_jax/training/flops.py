@@ -33,22 +33,27 @@ def _equation(equation: core.JaxprEqn) -> int:
   name, params = equation.primitive.name, equation.params
   if name == "dot_general":
     (contracted, _), _ = params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
-    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    left = _shape(equation.invars[0])
+    return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
   if name == "conv_general_dilated":
-    kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
+    kernel, numbers = _shape(equation.invars[1]), params["dimension_numbers"]
     per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]  # inputs of one output
     # Of a dilated input, as in the gradient of a strided convolution, the rest are zeros.
-    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output // math.prod(params["lhs_dilation"])
+    return 2 * math.prod(_shape(equation.outvars[0])) * per_output // math.prod(params["lhs_dilation"])
   if name == convolution.NAME:
-    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(equation.invars[1].aval.shape[:3])
+    return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(_shape(equation.invars[1])[:3])
   if name == "cond":
     return max(_of(branch.jaxpr) for branch in params["branches"])
   inner = sum(_of(jaxpr) for value in params.values() for jaxpr in _jaxprs(value))
   if name == "shard_map":  # its program is that of one device
-    axes = params.get("newly_manual_axes", params.get("manual_axes"))  # the name depends on JAX's version
+    # The name depends on JAX's version.
+    axes = params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"]
     return inner * math.prod(params["mesh"].shape[axis] for axis in axes)
   return inner * params["length"] if name == "scan" else inner
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+  return variable.aval.shape  # whose type, of a variable in general, does not say that it is an array
 
 
 def _jaxprs(value: Any) -> list[core.Jaxpr]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from mfm_jax import checks, times
 from mfm_jax.data import datasets
@@ -31,7 +32,7 @@ def marginal_samples(
   num: int,
   sampler: str = "",
   steps: int = 0,
-  label: Array | None = None,
+  label: ArrayLike | None = None,
   guidance: float | None = None,
 ) -> np.ndarray:
   """num samples of the data law, (num, ...).
@@ -103,13 +104,13 @@ def marginal_sampler(run: Run, *, sampler: str = "", steps: int = 0) -> Callable
 def posterior_samples(
   run: Run,
   key: PRNGKey,
-  t: Array,
-  x_t: Array,
+  t: ArrayLike,
+  x_t: ArrayLike,
   *,
   num: int,
   sampler: str = "",
   steps: int = 0,
-  label: Array | None = None,
+  label: ArrayLike | None = None,
   guidance: float | None = None,
 ) -> np.ndarray:
   """num posterior draws for each context, (contexts, num, ...).
@@ -198,7 +199,8 @@ def read_contexts(path: str | pathlib.Path, run: Run) -> dict[str, np.ndarray]:
   checks.shape("x_t of contexts", arrays["x_t"], (None, *run.info.shape))
   checks.shape("t of contexts", arrays["t"], arrays["x_t"].shape[:1])
   checks.in_interval("t of contexts", arrays["t"])
-  checks.in_interval("x_t of contexts", arrays["x_t"], -np.finfo(np.float32).max, np.finfo(np.float32).max)
+  largest = float(np.finfo(np.float32).max)
+  checks.in_interval("x_t of contexts", arrays["x_t"], -largest, largest)
   return arrays
 
 

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,10 @@ from mfm_jax.types import Decode
 METRICS = ("fid", "sfid", "is", "precision_recall", "kid", "class_fid", "posterior_fid")
 POSTERIOR_TIMES = (0.0, 0.1, 0.2, 0.5)
 CHUNK = 256  # pictures that are generated, or read, at a time
+_SPATIAL = "spatial statistics (mu_s, sigma_s) in the reference"
+_PICTURES = "pictures of the reference, not its statistics alone"
 _COMPARING = ("precision_recall", "kid", "class_fid")  # need features of the reference, not only statistics
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -219,12 +223,11 @@ def of_samples(suite: Suite, path: str | pathlib.Path, reference: Reference) -> 
 
 def _check(suite: Suite, labels: np.ndarray | None, reference: Reference) -> None:
   """Raises for what the reference lacks, before hours of sampling."""
-  if "sfid" in suite.metrics and reference.spatial is None:
-    raise ValueError("sfid needs spatial statistics (mu_s, sigma_s) in the reference; got none")
+  if "sfid" in suite.metrics:
+    _needed(reference.spatial, "sfid", _SPATIAL)
   if "kid" in suite.metrics:
-    checks.at_least(
-      "the number of pictures of the reference (for kid)", len(reference.features), suite.subset
-    )
+    pictures = _needed(reference.features, "kid", _PICTURES)
+    checks.at_least("the number of pictures of the reference (for kid)", len(pictures), suite.subset)
   if "class_fid" in suite.metrics:
     if labels is None or reference.labels is None:
       raise ValueError("class_fid needs labels of the samples and of the reference; got none of one of them")
@@ -233,6 +236,12 @@ def _check(suite: Suite, labels: np.ndarray | None, reference: Reference) -> Non
       rare = found[counts < 2].tolist() + np.setdiff1d(labels, found).tolist()
       if rare:
         raise ValueError(f"class_fid needs 2 pictures of every class in {name}; got fewer of {rare[0]}")
+
+
+def _needed(value: T | None, metric: str, what: str) -> T:
+  if value is None:
+    raise ValueError(f"{metric} needs {what}; got none")
+  return value
 
 
 def row(suite: Suite, found: Collected, labels: np.ndarray | None, reference: Reference) -> dict[str, float]:
@@ -246,20 +255,26 @@ def row(suite: Suite, found: Collected, labels: np.ndarray | None, reference: Re
     own = found.pool.gaussian(few=suite.few)
     out["fid"] = statistics.frechet_distance(own, reference.pool)
   if "sfid" in suite.metrics:
-    own = found.spatial.gaussian(few=suite.few)
-    out["sfid"] = statistics.frechet_distance(own, reference.spatial)
+    own = _needed(found.spatial, "sfid", _SPATIAL).gaussian(few=suite.few)
+    out["sfid"] = statistics.frechet_distance(own, _needed(reference.spatial, "sfid", _SPATIAL))
   if "is" in suite.metrics:
     score = metrics_of.inception_score(found.held["logits"], splits=suite.splits)
     out |= {"inception_score": score.mean, "inception_score_std": score.std}
   if "precision_recall" in suite.metrics:
-    out |= metrics_of.precision_recall(reference.features[: suite.num], found.held["pool"])._asdict()
+    pictures = _needed(reference.features, "precision_recall", _PICTURES)
+    out |= metrics_of.precision_recall(pictures[: suite.num], found.held["pool"])._asdict()
   if "kid" in suite.metrics:
     kid = functools.partial(metrics_of.kid, size=suite.subset, seed=suite.seed)
-    distance = kid(reference.features[: suite.num], found.held["pool"])
+    distance = kid(_needed(reference.features, "kid", _PICTURES)[: suite.num], found.held["pool"])
     out |= {"kid": distance.mean, "kid_std": distance.std}
   if "class_fid" in suite.metrics:
-    pairs = (reference.features, reference.labels, found.held["pool"], labels)
-    within = statistics.class_frechet_distances(*pairs, few=suite.few)
+    within = statistics.class_frechet_distances(
+      _needed(reference.features, "class_fid", _PICTURES),
+      _needed(reference.labels, "class_fid", "labels of the reference"),
+      found.held["pool"],
+      _needed(labels, "class_fid", "labels of the samples"),
+      few=suite.few,
+    )
     out["class_fid"] = float(np.mean(list(within.values())))
   return out
 
@@ -271,7 +286,7 @@ def posterior_rows(
   source: Source,
   decode: Decode,
   *,
-  times: tuple[float, ...] = POSTERIOR_TIMES,
+  times: Sequence[float] = POSTERIOR_TIMES,
   steps: int = 1,
   guidance: float | None = None,
 ) -> list[dict[str, float]]:

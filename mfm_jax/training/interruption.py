@@ -2,12 +2,16 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None  # as `signal.signal` has it
 
 
 class Interruption:
@@ -21,7 +25,7 @@ class Interruption:
 
   def __init__(self):
     self._signal: int | None = None
-    self._before: dict[int, object] = {}
+    self._before: dict[int, Handler] = {}
 
   def __enter__(self):
     if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():

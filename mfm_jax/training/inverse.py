@@ -4,7 +4,10 @@ Settings are chosen on images of the training split, and coverage is measured on
 """
 
 import dataclasses
+import pathlib
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +23,10 @@ from mfm_jax.steering.steer import SAMPLERS, steer
 from mfm_jax.training.steered import NotFiniteError
 from mfm_jax.training.subject import Subject
 from mfm_jax.types import Array, PRNGKey, PyTree
+from mfm_jax.viz.files import write_npz
 from mfm_jax.viz.inverse import inverse_panel
+
+ALL = "all"  # in place of an operator: all of them pooled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,11 +90,17 @@ class Solved:
   mean_residual: np.ndarray  # (n,), that of the posterior mean
   seconds: float  # without compilation
 
-  def arrays(self) -> dict[str, np.ndarray]:
-    """For an .npz: truth, observed, shown, hidden, samples, mean, std; float32."""
+  def save(self, path: pathlib.Path) -> None:
+    """Writes an .npz of all fields, and of mean and std of the samples, float32."""
     mean, std = (array.astype(np.float32) for array in calibration.moments(self.samples))
-    names = ("truth", "observed", "shown", "hidden", "samples")
-    return {name: getattr(self, name) for name in names} | {"mean": mean, "std": std}
+    write_npz(path, {**dataclasses.asdict(self), "mean": mean, "std": std})
+
+  @classmethod
+  def load(cls, path: pathlib.Path) -> "Solved":
+    """What `save` wrote."""
+    with np.load(path) as arrays:
+      fields = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+    return cls(**fields | {"operator": str(fields["operator"]), "seconds": float(fields["seconds"])})
 
   def picture(self, *, rows: int = 6, shown: int = 4):
     """A Figure of `rows` images, evenly spaced among all."""
@@ -113,7 +125,10 @@ def images(subject: Subject, config: InverseConfig) -> tuple[np.ndarray, np.ndar
     )
   chosen = np.linspace(0, len(source) - 1, config.num or len(source)).round().astype(int)
   train = data.train.take(np.linspace(0, len(data.train) - 1, min(len(data.train), 4096)).astype(int))["x1"]
-  return tuple(np.asarray(subject.decode(x)) for x in (source.take(chosen)["x1"], train.mean(0)))
+  chosen, mean = (
+    np.asarray(subject.in_data_space(jnp.asarray(x))) for x in (source.take(chosen)["x1"], train.mean(0))
+  )
+  return chosen, mean
 
 
 def solve(
@@ -133,7 +148,7 @@ def solve(
     NotFiniteError: a sample that is NaN or infinite.
   """
   if subject.draws is None:
-    raise ValueError(f"MFM-GF needs a run trained as a map; got the marginal-only run {subject.run.workdir}")
+    raise ValueError(f"MFM-GF needs a run trained as a map; got the marginal-only run {subject.source}")
   checks.shape("truth", truth, (None, *subject.shape))
   problem = InverseProblem(operator=operators.parse(operator, subject.shape), sigma=config.sigma)
   key_noise, key_path = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), index))
@@ -160,13 +175,14 @@ def solve(
   def residual(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.asarray(problem.residual(jnp.asarray(x), jnp.asarray(y)))
 
+  made = problem.operator
   flat = residual(samples.reshape(n * count, *truth.shape[1:]), observed.repeat(count, axis=0))
   return Solved(
     operator=operator,
     truth=truth,
-    hidden=~problem.operator.mask(subject.shape) if _is_inpainting(problem) else np.ones(subject.shape, bool),
+    hidden=~made.mask(subject.shape) if isinstance(made, operators.Inpaint) else np.ones(subject.shape, bool),
     observed=observed,
-    shown=problem.operator.picture(observed, subject.shape) if _is_inpainting(problem) else observed,
+    shown=made.picture(observed, subject.shape) if isinstance(made, operators.Inpaint) else observed,
     samples=samples,
     ess=np.concatenate(ess, axis=1).mean((1, 2)),
     residual=_rms(flat.reshape(n, -1)),
@@ -195,7 +211,12 @@ def figures(solved: list[Solved], prior_mean: np.ndarray, config: InverseConfig)
   hidden = np.concatenate([np.broadcast_to(one.hidden, one.truth.shape) for one in solved])
   samples = np.concatenate([one.samples for one in solved])
   groups = np.concatenate([np.arange(len(one.truth)) for one in solved])
-  options = {"hidden": hidden, "groups": groups, "level": config.level, "least_std": config.least_std}
+  options: dict[str, Any] = {
+    "hidden": hidden,
+    "groups": groups,
+    "level": config.level,
+    "least_std": config.least_std,
+  }
   return {
     "observations": len(truth),
     "samples": config.samples,
@@ -210,9 +231,17 @@ def figures(solved: list[Solved], prior_mean: np.ndarray, config: InverseConfig)
 
 
 def inverse_problems(
-  subject: Subject, config: InverseConfig
-) -> tuple[dict[str, dict[str, float]], list[Solved]]:
-  """All operators of `config`: figures by operator, and "all" of them pooled; the posteriors themselves.
+  subject: Subject, config: InverseConfig, known: Mapping[str, Solved] | None = None
+) -> Iterator[tuple[str, dict[str, float], list[Solved]]]:
+  """All operators of `config`, one after the other, then "all" of them pooled.
+
+  Args:
+    subject: as `solve`.
+    config: the operators and settings.
+    known: posteriors by operator that are not to be sampled again.
+
+  Yields:
+    Operator or "all", `figures`, and the posteriors that they are of.
 
   Raises:
     ValueError: as `images` and `solve`, for every operator before the first is solved.
@@ -220,16 +249,12 @@ def inverse_problems(
   truth, prior_mean = images(subject, config)
   for operator in config.operators:
     operators.parse(operator, subject.shape)
-  solved, table = [], {}
+  solved: list[Solved] = []
   for index, operator in enumerate(config.operators):
-    solved.append(solve(subject, operator, truth, config, index=index))
-    table[operator] = figures(solved[-1:], prior_mean, config)
-    shown = ", ".join(
-      f"{name} {table[operator][name]:.3f}" for name in ("coverage", "rmse", "spread", "residual")
-    )
-    print(f"{operator}: {len(truth)} observations, {shown}, {solved[-1].seconds:.1f} s", flush=True)
-  table["all"] = figures(solved, prior_mean, config)
-  return table, solved
+    found = (known or {}).get(operator) or solve(subject, operator, truth, config, index=index)
+    solved.append(found)
+    yield operator, figures([found], prior_mean, config), [found]
+  yield ALL, figures(solved, prior_mean, config), solved
 
 
 def _sampler(subject: Subject, problem: InverseProblem, config: InverseConfig, rows: int):
@@ -237,7 +262,7 @@ def _sampler(subject: Subject, problem: InverseProblem, config: InverseConfig, r
 
   def sample(params: PyTree, key: PRNGKey, observed: Array) -> tuple[Array, Array]:
     guide = drifts.mfm_gf(
-      without(subject.draws(params), OBSERVED),
+      without(subject.velocity(params), OBSERVED),
       subject.interpolant,
       problem,
       {**(subject.cond(rows) or {}), OBSERVED: observed},
@@ -249,13 +274,9 @@ def _sampler(subject: Subject, problem: InverseProblem, config: InverseConfig, r
     key_start, key_path = jax.random.split(key)
     x = jax.random.normal(key_start, (rows, *subject.shape))
     x, info = steer(key_path, x, grid, guide, subject.interpolant, sampler=config.sampler)
-    return subject.decode(x), info["aux"]["ess"]
+    return subject.in_data_space(x), info["aux"]["ess"]
 
   return sample
-
-
-def _is_inpainting(problem: InverseProblem) -> bool:
-  return isinstance(problem.operator, operators.Inpaint)
 
 
 def _rms(x: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from mfm_jax.training.config import RunConfig
 from mfm_jax.training.interruption import Interruption
 from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.state import TrainState, create, params_sha256
-from mfm_jax.types import PyTree
+from mfm_jax.types import Array, PyTree
 from mfm_jax.viz import grids
 from mfm_jax.viz.files import write_atomically
 
@@ -52,9 +52,9 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
   folder.check_workdir(workdir, config, info, folder.RUN)
   pieces = run.parts(config, info)
   teacher = run.teacher(config, info)
-  marginal = teacher and teacher.marginal
+  marginal = None if teacher is None else teacher.marginal
   loss = step.make_loss(pieces.model, pieces.interpolant, pieces.objective, pieces.draws, marginal)
-  frozen = teacher and teacher.params
+  frozen = None if teacher is None else teacher.params
   start = run.start(config, info, pieces.model)
 
   def evaluation(writer: MetricWriter, frozen: PyTree) -> Evaluate:
@@ -300,7 +300,7 @@ def _means(window: list[dict[str, float | None]]) -> dict[str, float]:
   """The mean of each figure over the steps that have it; "skipped", where it is not 0, is their number."""
   means = {}
   for name in window[-1]:
-    found = [values[name] for values in window if values.get(name) is not None]
+    found = [value for values in window if (value := values.get(name)) is not None]
     if found:
       means[name] = float(np.mean(found))
   skipped = means.pop("skipped", 0.0) * len(window)
@@ -311,7 +311,7 @@ def _means(window: list[dict[str, float | None]]) -> dict[str, float]:
 class _Evaluation:
   """state -> held-out losses of the longest average; writes them and the pictures."""
 
-  loss: step.Loss
+  loss: Callable[..., tuple[Array, dict[str, Array]]]
   frozen: PyTree
   batches: list[dict[str, np.ndarray]]
   painter: pictures.Painter

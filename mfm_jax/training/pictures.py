@@ -83,7 +83,9 @@ class Painter:
     x1 = jnp.asarray(self.test.take(np.arange(1))["x1"])
     x_t, drawn = self._posterior(params, x1, draws)
     t = np.asarray(CONTEXT_TIMES, np.float32)
-    exact = oracles.posterior_sample(jax.random.key(2), self.mixture, self.interpolant, t, x_t, draws)
+    assert self.mixture is not None  # `pictures` has asked
+    key = jax.random.key(2)
+    exact = oracles.posterior_sample(key, self.mixture, self.interpolant, jnp.asarray(t), x_t, draws)
     clean = np.repeat(x1, len(t), axis=0)
     return style.figure_array(panels.posterior_scatter(x_t, t, drawn, exact, clean=clean))
 

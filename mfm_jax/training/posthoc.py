@@ -44,9 +44,9 @@ def put_together(workdir: pathlib.Path, like: TrainState, length: float) -> tupl
     )
   with Checkpoints(folder, keep=None) as kept:
     steps = kept.steps()
-    lengths = [averages.power_length(name) for name in own.ema]
-    pairs = [(step, length) for step in steps for length in lengths]
-    weights, error = averages.combination(*zip(*pairs, strict=True), at=steps[-1], length=length)
+    lengths = [kept_length for name in own.ema if (kept_length := averages.power_length(name)) is not None]
+    each = [step for step in steps for _ in lengths], [*lengths] * len(steps)
+    weights, error = averages.combination(*each, at=steps[-1], length=length)
     if error > TOLERANCE:
       raise ValueError(
         f"the power average of length {length} must be near those kept ({lengths}, every "

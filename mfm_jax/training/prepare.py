@@ -14,7 +14,7 @@ import numpy as np
 from mfm_jax import checks
 from mfm_jax.data import image_folder, latents, prepared
 from mfm_jax.data.latents import Index
-from mfm_jax.data.prepared import EncodedSource
+from mfm_jax.data.sources import Source
 from mfm_jax.models import autoencoder
 from mfm_jax.training import sharding
 from mfm_jax.training.decoding import Vae, read_vae
@@ -118,20 +118,20 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
   }
 
 
-def open_source(config: PrepareConfig) -> tuple[EncodedSource, str]:
+def open_source(config: PrepareConfig) -> tuple[Source, str]:
   """The pictures, and a name that tells them from others.
 
   Raises:
     ValueError: neither kind of folder, and what the sources refuse.
   """
-  how = {"size": config.size, "damaged": config.damaged}
+  how: dict[str, Any] = {"size": config.size, "damaged": config.damaged}
   if (pathlib.Path(config.source) / IMAGENET).is_dir():
     return prepared.tfds_source(IMAGENET, config.split, config.source, **how), f"tfds/{IMAGENET}"
-  source = image_folder.image_source(config.source, config.split, **how)
-  return source, f"images {source.records.sha256}"
+  pictures = image_folder.image_source(config.source, config.split, **how)
+  return pictures, f"images {pictures.records.sha256}"
 
 
-def batches(source: EncodedSource, images: range, config: PrepareConfig) -> Iterator[dict[str, np.ndarray]]:
+def batches(source: Source, images: range, config: PrepareConfig) -> Iterator[dict[str, np.ndarray]]:
   """{"x1", "label"} of these images in their order, the last batch as short as it comes out."""
   starts = grain.MapDataset.range(images.start, images.stop, config.batch)
 

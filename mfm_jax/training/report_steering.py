@@ -63,7 +63,8 @@ def read(workdir: pathlib.Path) -> Steered | None:
   found = [result for path in paths if (result := json.loads(path.read_text())).get("methods")]
   if not found:
     return None
-  newest, rows = found[-1], {}
+  newest = found[-1]
+  rows: dict[str, dict[str, Any]] = {}
   for result in found:
     if _setting(result) == _setting(newest):
       rows |= {row["method"]: row for row in result["methods"]}
@@ -247,7 +248,7 @@ def _paths(found: Steered) -> Section | None:
     shared = arrays["path_t"] if shared is None else shared
     if np.array_equal(arrays["path_t"], shared):
       paths[method] = to_pixels(arrays["path_x"])
-  if not paths:
+  if shared is None:
     return None
   picture = Picture(
     style.figure_png(steering.path_panel(paths, shared)), "States at several times for each method"

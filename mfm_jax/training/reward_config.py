@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from mfm_jax import checks
 from mfm_jax.rewards import callback, classes, composition, likelihoods, published
 from mfm_jax.rewards.published import PreferenceConfig
@@ -110,7 +112,9 @@ class RewardConfig:
       return likelihoods.quadratic(self.centre, self.sigma)
     if not self.matrix:
       return dataclasses.replace(likelihoods.paper_likelihood(), sigma=self.sigma)
-    return likelihoods.GaussianLikelihood(matrix=self.matrix, observed=self.observed, sigma=self.sigma)
+    return likelihoods.GaussianLikelihood(
+      matrix=np.asarray(self.matrix), observed=np.asarray(self.observed), sigma=self.sigma
+    )
 
 
 def scaled(reward: Reward, factor: float) -> Reward:

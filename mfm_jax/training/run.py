@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from mfm_jax import checks, flow_map, interpolants, oracles
 from mfm_jax.interpolants import Interpolant
@@ -119,7 +120,7 @@ class Run:
         f"the marginal-only run {self.workdir}: use its GLASS draws (--sampler=glass)"
       )
 
-  def cond(self, label: Array | None, guidance: float | None, n: int) -> Cond:
+  def cond(self, label: ArrayLike | None, guidance: float | None, n: int) -> Cond:
     """Conditioning for n examples.
 
     Args:
@@ -131,7 +132,7 @@ class Run:
       ValueError: a label out of range, labels or a scale that the run was not trained with, a scale other
         than 1 without labels, which there is nothing to guide to.
     """
-    cond = {}
+    cond: dict[str, Array] = {}
     classes, unlabelled = self.info.num_classes, label is None
     if label is not None and not classes:
       raise ValueError(f"label must be absent for a run without labels; got {label}")
@@ -305,7 +306,9 @@ def _name(path) -> str:
 
 def _check_same_network(config: RunConfig, run: Run) -> None:
   """Raises for what shapes do not tell: parameters of one function would be those of another."""
-  pairs = [(name, config.model, run.config.model) for name in ("name", "heads", "patch", "precondition")]
+  pairs: list[tuple[str, object, object]] = [
+    (name, config.model, run.config.model) for name in ("name", "heads", "patch", "precondition")
+  ]
   if config.model.name == "dit":
     names = ["reverse_time", "residual_context", "learn_sigma", "qk_norm", "joint_attention"]
     names += ["encoder_depth"] * (run.config.model.dit.encoder_depth > 0)  # 0: one embedding for all blocks

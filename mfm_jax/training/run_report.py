@@ -86,7 +86,7 @@ def _highlights(workdir: pathlib.Path) -> dict[str, Any]:
   if summary is None:
     return {}
   minutes, seconds = divmod(round(summary["seconds"]), 60)
-  out = {
+  out: dict[str, str | float] = {
     "training steps": f"{summary['steps']:,}",
     "training time": f"{minutes} min {seconds} s" if minutes else f"{seconds} s",
   }
@@ -120,7 +120,7 @@ def _configuration(config: Mapping[str, Any]) -> list[Section]:
 
 
 def _flat(group: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-  out = {}
+  out: dict[str, Any] = {}
   for name, value in group.items():
     out |= _flat(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
   return out

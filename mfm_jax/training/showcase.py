@@ -1,6 +1,5 @@
 """What the entry points show of samples: labels in turn, the .npz, and a picture beside it."""
 
-import io
 import pathlib
 
 import jax
@@ -12,7 +11,7 @@ from mfm_jax.training import decoding
 from mfm_jax.training.run import Run
 from mfm_jax.types import Decode
 from mfm_jax.viz import grids, panels
-from mfm_jax.viz.files import write_atomically
+from mfm_jax.viz.files import write_atomically, write_npz
 from mfm_jax.viz.style import figure_png
 
 
@@ -42,9 +41,7 @@ def write(
   """
   if decode is not None:
     arrays = {**arrays, "image": grids.to_bytes(decoding.pictures(decode, arrays["x1"]))}
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  write_atomically(out, buffer.getvalue())
+  write_npz(out, arrays)
   png = picture(arrays, run, decode)
   if png is None:
     return None

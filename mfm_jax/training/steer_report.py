@@ -1,6 +1,5 @@
 """What experiments.steer leaves: a table, the samples of each method as .npz, a picture beside them."""
 
-import io
 import json
 import pathlib
 import types
@@ -17,7 +16,7 @@ from mfm_jax.training.steered import Outcome
 from mfm_jax.training.subject import Subject
 from mfm_jax.types import Reward
 from mfm_jax.viz import grids, panels
-from mfm_jax.viz.files import write_atomically
+from mfm_jax.viz.files import write_atomically, write_npz
 from mfm_jax.viz.style import figure_png
 from mfm_jax.viz.tables import text_table
 
@@ -72,7 +71,7 @@ def steer(
   first.parent.mkdir(parents=True, exist_ok=True)
   summary = first.with_suffix(".json") if len(paths) == 1 else first.with_name(SUMMARY)
   assess = comparison.assessor(subject, config, reward)
-  result = {
+  result: dict[str, Any] = {
     "objective": assess.objective,
     "methods": [],
     "floor": comparison.floor(assess, config),
@@ -148,9 +147,7 @@ def write(
   arrays |= {f"judge_{name}": scores for name, scores in outcome.judged.items()}
   if assess.judge is not None:
     arrays["judged"] = assess.judge.predict(outcome.x1)
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  write_atomically(path, buffer.getvalue())
+  write_npz(path, arrays)
   picture = _picture(outcome.x1, subject, assess, config)
   if picture is not None:
     write_atomically(path.with_suffix(".png"), picture)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -91,7 +91,8 @@ class Method:
     particles = config.search.particles if name == "search" else 1
     self._chunk = max(rows // (self._batch * particles), 1)
     start = time.monotonic()
-    sample = {"best_of_n": self._best_of_n, "smc": self._smc, "search": self._search}.get(name, self._steer)
+    others: dict[str, Callable] = {"best_of_n": self._best_of_n, "smc": self._smc, "search": self._search}
+    sample = others.get(name, self._steer)
     compiled = functools.partial(sample, keep=keep) if name not in ("best_of_n", "smc", "search") else sample
     self._compiled = hoisted.compile_hoisted(compiled, subject.params, jax.random.key(0), jnp.float32(1))
     self.seconds_compile = time.monotonic() - start
@@ -142,13 +143,15 @@ class Method:
     if name == "dps":
       guide = drifts.dps(marginal, interpolant, reward, cond, decode=subject.decode)
     elif name == "mfm_gf":
-      guide = drifts.mfm_gf(subject.draws(params), interpolant, reward, cond, **options)
+      guide = drifts.mfm_gf(subject.velocity(params), interpolant, reward, cond, **options)
     elif name == "mfm_g":
       bound = interpolant if settings.bounded else None
-      guide = drifts.mfm_g(subject.differentiable(params), reward, cond, bound=bound, **options)
+      guide = drifts.mfm_g(
+        subject.velocity(params, differentiable=True), reward, cond, bound=bound, **options
+      )
     elif name == "hybrid":
       weight = None if settings.weight < 0 else settings.weight
-      velocity = subject.differentiable(params)
+      velocity = subject.velocity(params, differentiable=True)
       guide = drifts.hybrid(velocity, interpolant, reward, cond, weight=weight, **options)
     else:
       return drifts.unguided(marginal, cond)
@@ -227,7 +230,7 @@ class Method:
       key_path,
       self._noise(key_start, rows),
       self._config.times(self.name),
-      subject.draws(params),
+      subject.velocity(params),
       subject.interpolant,
       self._reward,
       subject.cond(rows),

@@ -125,8 +125,10 @@ def compile_step(
 ):
   """`train_step` compiled for these arguments: batch split over the mesh, state and frozen by the rules."""
   places, split = sharding.by_rules(state, mesh, config), sharding.over_batch(mesh)
-  shardings = {
-    "in_shardings": (places, sharding.by_rules(frozen, mesh, config), split),
-    "out_shardings": (places, sharding.replicated(mesh)),
-  }
-  return jax.jit(train_step, **shardings, donate_argnums=0).lower(state, frozen, batch).compile()
+  compiled = jax.jit(
+    train_step,
+    in_shardings=(places, sharding.by_rules(frozen, mesh, config), split),
+    out_shardings=(places, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+  return compiled.lower(state, frozen, batch).compile()

@@ -16,7 +16,7 @@ from mfm_jax.training import decoding
 from mfm_jax.training.classifier import decode_for
 from mfm_jax.training.run import Run
 from mfm_jax.training.steer_config import SteerConfig
-from mfm_jax.types import Cond, Decode, MarginalVelocity, PyTree, Reward, Velocity
+from mfm_jax.types import Array, Cond, Decode, MarginalVelocity, PyTree, Reward, Velocity
 
 BY_DRAWS = ("mfm_gf", "mfm_g", "hybrid", "search")  # methods that need posterior draws; SMC by its twist
 
@@ -48,6 +48,29 @@ class Subject:
   differentiable: Callable[[PyTree], Velocity] | None
   run: Run | None
   mixture: oracles.GaussianMixture | None
+
+  def in_data_space(self, x: Array) -> Array:
+    """Samples of model space, decoded."""
+    return x if self.decode is None else self.decode(x)
+
+  def velocity(self, params: PyTree, *, differentiable: bool = False) -> Velocity:
+    """Posterior draws at these parameters, differentiable in x_t or as they are cheapest.
+
+    Raises:
+      ValueError: a marginal-only run without GLASS.
+    """
+    draws = self.differentiable if differentiable else self.draws
+    if draws is None:
+      raise ValueError(
+        "posterior draws need a run trained as a map (loss.consistency other than none), or "
+        f"--config.glass_steps; got the marginal-only run {self.source}"
+      )
+    return draws(params)
+
+  @property
+  def source(self) -> str:
+    """The run's folder, for messages."""
+    return "closed forms" if self.run is None else str(self.run.workdir)
 
 
 def from_run(
@@ -86,9 +109,11 @@ def from_run(
   whole = label in (-1, run.info.num_classes) and guidance in (None, 1.0) and not run.finetuned
   known = whole and run.config.data.name == "mixture"
   mixture = run.config.mixture.build() if known else None
-  if oracle_drift and mixture is None:
-    raise ValueError(f"oracle_drift needs a run of a mixture, without label; got {run.workdir}")
-  exact = oracles.as_marginal(mixture, run.interpolant) if oracle_drift else None
+  exact = None
+  if oracle_drift:
+    if mixture is None:
+      raise ValueError(f"oracle_drift needs a run of a mixture, without label; got {run.workdir}")
+    exact = oracles.as_marginal(mixture, run.interpolant)
   return Subject(
     shape=run.info.shape,
     interpolant=run.interpolant,
@@ -141,7 +166,7 @@ def check(subject: Subject, reward: Reward, config: SteerConfig) -> None:
     raise ValueError(
       f"methods {' and '.join(wanting)} need posterior draws: of a run trained as a map "
       f"(loss.consistency other than none), or by --config.glass_steps; got the marginal-only run "
-      f"{subject.run.workdir}"
+      f"{subject.source}"
     )
   if config.glass_steps and (subject.run is None or subject.run.config.is_map):
     raise ValueError(
@@ -161,7 +186,7 @@ def check_reward(subject: Subject, reward: Reward) -> None:
   n = 3  # unlike most sizes of samples, so that a reward of one number in all is seen
 
   def rewards(x):
-    return reward(x if subject.decode is None else subject.decode(x), subject.cond(n))
+    return reward(subject.in_data_space(x), subject.cond(n))
 
   found = jax.eval_shape(rewards, jax.ShapeDtypeStruct((n, *subject.shape), jnp.float32))
   if getattr(found, "shape", None) != (n,) or not jnp.issubdtype(found.dtype, jnp.floating):

@@ -151,7 +151,7 @@ def _steering(config: RunConfig, what: ThroughputConfig) -> list[dict[str, Any]]
   info = dry_run.info_of(config)
   pieces = run.parts(config, info)
   params = jax.jit(pieces.model.init)(jax.random.key(0))
-  known = {"workdir": pathlib.Path(), "config": config, "info": info, "parts": pieces}
+  known: dict[str, Any] = {"workdir": pathlib.Path(), "config": config, "info": info, "parts": pieces}
   network = Run(**known, step=0, ema="raw", params=params, sha256="")
   steered = dataclasses.replace(subject.from_run(network), decode=None)
   rows = what.rows or config.batch_size
@@ -173,7 +173,8 @@ def _steering(config: RunConfig, what: ThroughputConfig) -> list[dict[str, Any]]
     for draws in what.draws if method in cost.DRAWING else (0,):
       steer = SteerConfig(methods=(method,), steps=1, num=rows)
       own = dataclasses.replace(steer.settings(method), draws=draws)
-      steer = steer if method == "base" else dataclasses.replace(steer, **{method: own})
+      changed: dict[str, Any] = {} if method == "base" else {method: own}
+      steer = dataclasses.replace(steer, **changed)
       compiled = Method(steered, flat, steer, method, num=rows)
       spent = steer.cost(method, draws)
 
@@ -241,7 +242,7 @@ def _times(calls: Sequence[Callable[[], None]], repeats: int) -> list[list[float
   for call in calls:
     for _ in range(WARM_UP):
       call()
-  out = [[] for _ in calls]
+  out: list[list[float]] = [[] for _ in calls]
   for _ in range(repeats):
     for call, times in zip(calls, out, strict=True):
       start = time.monotonic()

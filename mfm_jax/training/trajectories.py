@@ -60,7 +60,7 @@ class Recorder:
     subject = self._subject
     options: dict[str, Any] = {"draws": DRAWS, "chunk": 1, "decode": subject.decode}
     cond = subject.cond(len(t))
-    return value.estimate_value(key, subject.draws(params), t, x, self._reward, cond, **options).value
+    return value.estimate_value(key, subject.velocity(params), t, x, self._reward, cond, **options).value
 
 
 def shown_times(config: SteerConfig, method: str) -> tuple[np.ndarray, np.ndarray]:

@@ -111,9 +111,9 @@ def _row(
 def _errors(subject: Subject, reward: Reward, config: VarianceConfig, key: PRNGKey, params, t, x_t) -> dict:
   """(estimator, scheme) -> relative rms error at one time."""
   interpolant, cond = subject.interpolant, subject.cond(config.states)
-  velocity = subject.differentiable(params)
+  velocity = subject.velocity(params, differentiable=True)
   rest = t, x_t, reward, cond
-  common = {"chunk": config.chunk, "decode": subject.decode}
+  common: dict[str, Any] = {"chunk": config.chunk, "decode": subject.decode}
   key_reference, *keys = jax.random.split(key, 1 + len(config.schemes))
   if subject.mixture is not None and isinstance(reward, GaussianLikelihood):
     tilt = reward.matrix, reward.observed, reward.sigma
@@ -136,10 +136,12 @@ def _errors(subject: Subject, reward: Reward, config: VarianceConfig, key: PRNGK
 
 def _states(subject: Subject, config: VarianceConfig):
   """(key, t_B) -> x_t ~ p_t, from the mixture or from held-out examples."""
-  if subject.mixture is not None:
-    draw = lambda key: oracles.sample(key, subject.mixture, config.states)  # noqa: E731
+  mixture, run = subject.mixture, subject.run
+  if mixture is not None:
+    draw = lambda key: oracles.sample(key, mixture, config.states)  # noqa: E731
   else:
-    test = datasets.load(subject.run.config.data).test
+    assert run is not None  # closed forms are of a mixture
+    test = datasets.load(run.config.data).test
     held_out = jnp.asarray(test.take(np.arange(min(len(test), 4096)))["x1"])
     draw = lambda key: jax.random.choice(key, held_out, (config.states,))  # noqa: E731
 

@@ -1,7 +1,19 @@
 """Files that are complete or absent: written beside their place, then renamed onto it."""
 
+import io
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def write_npz(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes a compressed .npz, as `write_atomically`."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **dict[str, Any](arrays))
+  write_atomically(path, buffer.getvalue())
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:

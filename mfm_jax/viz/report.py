@@ -40,9 +40,10 @@ class Picture:
   caption: str = ""
 
   def __post_init__(self):
-    start = _PNG_SIGNATURE if isinstance(self.content, bytes) else "<svg "
-    if not self.content.startswith(start):
-      raise ValueError(f"content of a picture must be a PNG file or <svg>; got {self.content[:8]!r}")
+    content = self.content
+    known = content.startswith(_PNG_SIGNATURE) if isinstance(content, bytes) else content.startswith("<svg ")
+    if not known:
+      raise ValueError(f"content of a picture must be a PNG file or <svg>; got {content[:8]!r}")
     if not self.alt.strip():
       raise ValueError(f"alt of a picture must not be empty; got {self.alt!r}")
 
@@ -249,7 +250,7 @@ def _text(value) -> str:
   if isinstance(value, bool):
     return "yes" if value else "no"
   if isinstance(value, numbers.Real):
-    whole = isinstance(value, numbers.Integral) or 1e4 <= abs(value) < 1e9
+    whole = isinstance(value, numbers.Integral) or 1e4 <= abs(float(value)) < 1e9
     return (f"{value:,.0f}" if whole else f"{value:.4g}").replace("-", _MINUS)
   return str(value)
 

@@ -14,7 +14,7 @@ from mfm_jax.viz.grids import to_bytes
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def path_panel(paths: Mapping[str, np.ndarray], times: Sequence[float]):
+def path_panel(paths: Mapping[str, np.ndarray], times: Sequence[float] | np.ndarray):
   """Images on their way from noise to data: one row a sample, grouped by method, one column a time.
 
   Args:

@@ -6,6 +6,7 @@ and figures can be drawn in any thread and without a display.
 
 import io
 import re
+from typing import Literal
 
 import numpy as np
 
@@ -27,7 +28,7 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", FAINT: "--line"} | {
 }
 
 
-def new_figure(height: float, layout: str | None = "constrained"):
+def new_figure(height: float, layout: Literal["constrained"] | None = "constrained"):
   """A white figure, WIDTH x height inches, with its own Agg canvas."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure

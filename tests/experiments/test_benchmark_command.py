@@ -124,6 +124,10 @@ def test_estimators_of_the_gradient(commands, tmp_path):
     (["--suite=variance:smoke"], "a benchmark without config.run needs --run or --oracle; got neither"),
     (["--suite=inpainting:smoke", "--oracle"], "--oracle must be absent for kind=inverse"),
     ([*ORACLE, "--ema=raw"], "--oracle must be absent for kind=inverse and with --ema"),
+    (
+      ["--suite=gmm:smoke", "--config.kind=variance", "--config.run.loss.consistency=none"],
+      "posterior draws need a run trained as a map",
+    ),
     (["--suite=inpainting:smoke", "--config.inverse.num=500"], "num must be at most 360"),
     (["--suite=mnist:smoke", "--config.run.data.path=nowhere"], "nowhere"),
     ([], "--config must name a configuration; got none"),

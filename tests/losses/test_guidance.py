@@ -33,6 +33,12 @@ def states(seed=0):
   return times, jnp.asarray(rng.normal(size=(2, 4, 3)), jnp.float32)
 
 
+def test_model_guidance_needs_labels():
+  (s, t), (x, x_t) = states()
+  with pytest.raises(ValueError, match="cond must hold label and guidance; got None"):
+    model_guidance(toy_velocity, s, x, t, x_t, None, NULL)
+
+
 def test_model_guidance_is_the_difference_of_two_plain_calls():
   (s, t), (x, x_t) = states()
   cond = {"label": LABEL, "guidance": SCALES}

@@ -90,7 +90,7 @@ def test_masks_by_hand():
   assert operators.scattered(8, 8, 0.0).sum() == 1
 
 
-def test_operators_of_a_configuration():
+def test_operators_of_a_configuration(tmp_path):
   def same(text, operator):
     np.testing.assert_allclose(operators.parse(text, SHAPE)(X), operator(X), atol=1e-6)
 
@@ -99,6 +99,9 @@ def test_operators_of_a_configuration():
   same("scattered:0.3", operators.Inpaint(seen=operators.scattered(6, 8, 0.3)))
   same("pool:2", EVERY["pool"])
   same("blur:0.6", operators.GaussianBlur(width=0.6))
+  matrix = np.random.default_rng(0).normal(size=(3, 6 * 8 * 2))
+  np.save(tmp_path / "a.npy", matrix)
+  same(f"matrix:{tmp_path}/a.npy", operators.Matrix(matrix=matrix))
 
 
 # ---- the reward ----
@@ -205,6 +208,7 @@ def test_a_steered_batch_of_observations_is_each_steered_alone(label):
     (lambda: operators.scattered(4, 4, 1.5), r"share must lie in \[0.0, 1.0\]; got 1.5"),
     (lambda: operators.scattered(4, 4, 0.5, seed=-1), "seed must be at least 0; got -1"),
     (lambda: operators.parse("crop:2", SHAPE), "an operator must be one of half:left, .*; got 'crop:2'$"),
+    (lambda: operators.parse("matrix:none.npy", SHAPE), "got 'matrix:none.npy': .*No such file"),
     (lambda: operators.parse("box", SHAPE), "got 'box': invalid literal for int"),
     (lambda: operators.parse("half:up", SHAPE), "got 'half:up': hidden must be one of"),
     (lambda: operators.parse("pool:4", SHAPE), "factor must divide the sides of the image"),

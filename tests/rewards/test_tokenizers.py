@@ -90,6 +90,10 @@ def test_start_end_and_padding_of_clip(tmp_path):
     (lambda p: tokenizers.bert_tokenizer(p), "a folder with vocab.txt; got"),
     (lambda p: tokenizers.clip_tokenizer(p / "bad.json"), "bad.json must be a tokenizer of CLIP; got"),
     (lambda p: tokenizers.clip_tokenizer(p / "vocab.json"), "vocab.json must be a tokenizer of CLIP; got"),
+    (
+      lambda p: tokenizers.clip_tokenizer(p / "pairs" / "vocab.json"),
+      r"merges.txt must hold two tokens a line; got 'a b c'",
+    ),
     (lambda p: tokenizers.bert_tokenizer(p / "bad.txt"), r"bad.txt must hold the token \[CLS\]; got none"),
     (lambda p: tokenizers.bert_tokenizer(p / "bad.txt", length=1), "length must be at least 2; got 1"),
     (lambda p: tokenizers.clip_tokenizer(p, context=1), "context must be at least 2; got 1"),
@@ -103,5 +107,8 @@ def test_bad_tokenizers(tmp_path, call, message):
   (tmp_path / "bad.json").write_text(json.dumps({}))
   (tmp_path / "bad.txt").write_text("a\nb\n[UNK]\n")
   (tmp_path / "vocab.json").write_text("{}")  # without its merges.txt
+  (tmp_path / "pairs").mkdir()
+  (tmp_path / "pairs" / "vocab.json").write_text("{}")
+  (tmp_path / "pairs" / "merges.txt").write_text("#version: 0.2\na b\na b c\n")
   with pytest.raises(ValueError, match=message):
     call(tmp_path)

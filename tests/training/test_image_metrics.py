@@ -209,6 +209,7 @@ def test_mistakes(run, fake, tmp_path):
   refused(r"num \(for kid\) must be at least 50; got 40", run, ["kid"], kid)
   refused(r"num \(for is\) must be at least 10; got 4", run, ["is"], ImageConfig(num=4, few=True))
   refused("must come without a run and its metrics; got a run", run, ["fid"], few, sample_file="a.npz")
+  refused("a run, or a file of samples, must be given; got neither", None, ["fid"], few)
   refused("got metrics value, which need a run", None, ["value"], few, sample_file="a.npz")
   refused("--reference must name an .npz file with --samples", None, ["fid"], few, sample_file="a.npz")
   refused("guidance must be a scale the run was trained with", run, ["fid"], few, guidance=3.0)
