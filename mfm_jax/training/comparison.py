@@ -107,7 +107,9 @@ def assessor(subject: Subject, config: SteerConfig, reward: Reward) -> Assessor:
   )
 
 
-def _scores(subject: Subject, judges: dict[str, Reward]):
+def _scores(
+  subject: Subject, judges: dict[str, Reward]
+) -> Callable[[np.ndarray, Cond], dict[str, np.ndarray]] | None:
   """The scores by all judges, in one program that decodes once; None without judges."""
   for judge in judges.values():
     check_reward(subject, judge)
@@ -210,7 +212,8 @@ def run_method(
     runs[method.settings.draws].append(whole)
   out = []
   for n, outcomes in runs.items():
-    figures, over_samples = [], {}
+    figures: list[Figures] = []
+    over_samples: dict[str, float | None] = {}
     for i, (seed, outcome) in enumerate(zip(_seeds(config), outcomes, strict=True)):
       extra = {} if outcome.populations is None else {"log_z": float(outcome.populations["log_z"].mean())}
       judged = assess.scores(outcome.x1, subject.cond(len(outcome.x1))) if assess.scores else {}

@@ -78,7 +78,6 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     # Labels, and the guidance scale that goes with them, are what is trained most; their law is not the whole
     # mixture's tilt.
     label, what = showcase.labels(base, config.eval_num), dataclasses.replace(what, mixture=None)
-
   scored = on_samples(reward, what.decode)
   arrays, lifted = hoisted.lift(scored, *example(base))
 
