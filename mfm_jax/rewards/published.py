@@ -11,6 +11,7 @@ import numpy as np
 from mfm_jax import checks, convert
 from mfm_jax.convert import preference as layouts
 from mfm_jax.models import blip, clip
+from mfm_jax.models.random_params import random_params
 from mfm_jax.models.score_head import ScoreHead
 from mfm_jax.rewards import preference, prompts, tokenizers
 from mfm_jax.types import PyTree
@@ -190,7 +191,7 @@ def _params(
 ) -> PyTree:
   """The parameters in a file, those of the network that `init` makes."""
   if str(path) == RANDOM:
-    return jax.jit(init)(jax.random.key(0))
+    return random_params(init)
   state = convert.read_state(path, name=f"reward.preference.{key}")
   try:
     return layouts.to_params(state, leaves(state), jax.eval_shape(init, jax.random.key(0)))

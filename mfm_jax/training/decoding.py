@@ -12,6 +12,7 @@ from mfm_jax import checks, convert
 from mfm_jax.data.sources import to_pixels
 from mfm_jax.models import autoencoder
 from mfm_jax.models.autoencoder import AutoencoderConfig
+from mfm_jax.models.random_params import random_params
 from mfm_jax.rewards.parts import in_parts
 from mfm_jax.training import hoisted
 from mfm_jax.training.folder import DataInfo
@@ -47,7 +48,7 @@ def read_vae(path: str | pathlib.Path) -> Vae:
   """
   if str(path) in RANDOM:
     config = RANDOM[str(path)]
-    params = jax.jit(autoencoder.init, static_argnums=1)(jax.random.key(0), config)
+    params = random_params(lambda key: autoencoder.init(key, config))
   else:
     config, params = convert.read_autoencoder(path)
   return Vae(config=config, params=params, sha256=params_sha256(params))
