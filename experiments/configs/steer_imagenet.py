@@ -23,9 +23,11 @@ LABEL, PROMPT = 281, "A high-quality, high-resolution photograph of a tabby cat.
 def get_config(mode: str = ""):
   """`mode`: "" or "smoke"."""
   config = common.steer()
-  config.reward.update(common.preference("imagereward", mode, prompt=PROMPT))
-  names = ("aesthetic", "clip") if mode == "smoke" else common.WEIGHTS
-  config.judges = tuple(common.preference(name, mode, prompt=PROMPT) for name in names)
+  reward, judges = "imagereward", tuple(common.WEIGHTS)
+  if mode == "smoke":  # the fastest to compile
+    reward, judges = "aesthetic", ("imagereward", "clip")
+  config.reward.update(common.preference(reward, mode, prompt=PROMPT))
+  config.judges = tuple(common.preference(name, mode, prompt=PROMPT) for name in judges)
   config.label, config.guidance = LABEL, 2.5
   config.decoder = "weights/sd-vae-ft-mse"
   config.methods = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g", "search")

@@ -35,7 +35,7 @@ def test_the_suite(suite, commands):
   ]
   for row in rows:
     assert row["error"] is None
-    for name in ("reward", "judge_aesthetic", "judge_clip"):
+    for name in ("reward", "judge_imagereward", "judge_clip"):
       assert np.isfinite([row[name], row[f"{name}_se"]]).all()
     assert row["cost_ratio"] == pytest.approx(9 / row["nfe"])  # Best-of-3 with two steps
   assert {row["cost_ratio_published"] for row in rows} == {None, 201.0}
@@ -58,10 +58,10 @@ def test_steering_and_its_report(suite, commands):
   assert np.isfinite([row["judge_clip"], row["judge_clip_se"]]).all()
   with np.load(run / "steer" / "mfm_g.npz") as file:
     np.testing.assert_array_equal(file["label"], 1)
-    assert file["judge_aesthetic"].shape == (4,)
+    assert file["judge_imagereward"].shape == (4,)
   page = (run / "report.html").read_text()
   assert "Panel against reward hacking" in page
-  assert "the score by imagereward of the prompt" in page
+  assert "the score by aesthetic" in page
   done = commands("steer", "--config=steer_imagenet", f"--workdir={run}", "--config.decoder=random:tiny")
   assert "weights must name ImageReward.pt of https://huggingface.co" in done.mistake
 
