@@ -29,6 +29,9 @@ _SUITE = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the benchmark: new, empty, or to be gone on with.")
 _RUN = flags.DEFINE_string("run", "", "Folder of a trained run, in place of training one.")
 _ORACLE = flags.DEFINE_bool("oracle", False, "Closed-form posteriors of the mixture in place of a run.")
+_PART = flags.DEFINE_string(
+  "part", "", "i/n: every n-th row of kind=steering alone, from the i-th (0 to n - 1), for several machines."
+)
 _EMA = flags.DEFINE_string("ema", "", "Decay of the average of --run, raw for none; default the longest.")
 
 
@@ -40,7 +43,8 @@ def main():
   config = cli.config(_CONFIG)
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a folder; got none")
-  result = benchmark.benchmark(config, _WORKDIR.value, run=_RUN.value, oracle=_ORACLE.value, ema=_EMA.value)
+  named = {"run": _RUN.value, "ema": _EMA.value, "part": _PART.value}
+  result = benchmark.benchmark(config, _WORKDIR.value, oracle=_ORACLE.value, **named)
   return {name: value for name, value in result.items() if name != "config"}
 
 

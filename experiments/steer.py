@@ -18,7 +18,7 @@ _CONFIG = cli.define_config(kind=SteerConfig)
 _WORKDIR = flags.DEFINE_string("workdir", "", "Run folder; with teacher=oracle any folder, to write to.")
 _METHOD = flags.DEFINE_list("method", ["all"], "all, or some of the methods of the configuration.")
 _NUM = flags.DEFINE_integer("num", 0, "Samples of a seed; 0: config.num.", lower_bound=0)
-_LABEL = flags.DEFINE_integer("label", -1, "Class to be steered within; -1: none.", lower_bound=-1)
+_LABEL = flags.DEFINE_integer("label", -1, "Class to be steered within; -1: config.label.", lower_bound=-1)
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale, one the run was trained with.")
 _EMA = flags.DEFINE_string("ema", "", "Decay of the average, raw for none; default the longest.")
 _SEED = flags.DEFINE_integer("seed", -1, "First sampling seed; -1: config.seed.", lower_bound=-1)
@@ -32,17 +32,13 @@ def main():
     raise ValueError("--workdir must name a run folder; got none")
   files = steer_report.files(_WORKDIR.value, _OUT.value, config.methods)
   if config.teacher == "oracle":
-    if _LABEL.value >= 0 or _GUIDANCE.value is not None or _EMA.value:
-      raise ValueError(
-        "--label, --guidance and --ema must be absent with teacher=oracle: closed forms have none"
-      )
     subject = subjects.from_oracle(config)
   else:
     run = load_run(_WORKDIR.value, ema=_EMA.value)
     subject = subjects.from_run(
       run,
-      label=_LABEL.value,
-      guidance=_GUIDANCE.value,
+      label=config.label,
+      guidance=config.guidance or None,
       glass_steps=config.glass_steps,
       oracle_drift=config.oracle_drift,
       decoder=config.decoder,
@@ -58,7 +54,15 @@ def main():
 def _settings() -> SteerConfig:
   """The configuration, with what the other flags change of it."""
   config = cli.config(_CONFIG)
+  if config.teacher == "oracle" and (_LABEL.value >= 0 or _GUIDANCE.value is not None or _EMA.value):
+    raise ValueError(
+      "--label, --guidance and --ema must be absent with teacher=oracle: closed forms have none"
+    )
   changes = {"num": _NUM.value or config.num}
+  if _LABEL.value >= 0:
+    changes["label"] = _LABEL.value
+  if _GUIDANCE.value is not None:
+    changes["guidance"] = _GUIDANCE.value
   if _SEED.value >= 0:
     changes["seed"] = _SEED.value
   if _METHOD.value != ["all"]:

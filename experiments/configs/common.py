@@ -4,10 +4,12 @@ import ml_collections
 
 from mfm_jax.data.datasets import DataConfig
 from mfm_jax.models.dit import SIZES
+from mfm_jax.rewards.published import PreferenceConfig
 from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.classifier import ClassifierConfig
 from mfm_jax.training.config import RunConfig, to_dict
 from mfm_jax.training.finetune_config import FinetuneConfig
+from mfm_jax.training.reward_config import RewardConfig
 from mfm_jax.training.steer_config import SteerConfig
 
 
@@ -96,6 +98,32 @@ def from_teacher(config: ml_collections.ConfigDict, run: str, *, built_in: float
   config.loss.diagonal, config.loss.consistency = "teacher", "eulerian_teacher"
   config.loss.teacher_guidance = built_in
   return config
+
+
+# Published files of preference rewards in the folder `weights`, each with its tokenizer beside it.
+WEIGHTS = {
+  "imagereward": "weights/imagereward/ImageReward.pt",
+  "hpsv2": "weights/hpsv2/HPS_v2.1_compressed.pt",
+  "pickscore": "weights/pickscore/model.safetensors",
+  "clip": "weights/clip/model.safetensors",
+  "aesthetic": "weights/aesthetic/model.safetensors",
+}
+HEAD = "weights/aesthetic/sac+logos+ava1-l14-linearMSE.pth"  # of the aesthetic predictor
+
+
+def preference(name: str, mode: str, **prompts: str) -> dict:
+  """A reward of human preference, of its published file; with mode "smoke" tiny and of random weights.
+
+  Args:
+    name: of `WEIGHTS`.
+    mode: of the configuration.
+    prompts: keys of its `preference`, such as prompt.
+  """
+  own = {"weights": WEIGHTS[name], "head": HEAD if name == "aesthetic" else "", **prompts}
+  if _is_smoke(mode):
+    own |= {"weights": "random", "head": "random" if own["head"] else "", "architecture": "tiny"}
+    own |= {"prompt": "A photo.", "class_names": ""}
+  return _tuples(to_dict(RewardConfig(name=name, preference=PreferenceConfig(**own))))
 
 
 def finish_noise(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:

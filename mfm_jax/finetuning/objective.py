@@ -15,6 +15,7 @@ from mfm_jax import checks, interpolants
 from mfm_jax.finetuning.draws import FTDraws
 from mfm_jax.interpolants import Interpolant
 from mfm_jax.losses.weighting import squared_error
+from mfm_jax.rewards.parts import largest_divisor
 from mfm_jax.steering import sums, value
 from mfm_jax.types import Array, Cond, Decode, MarginalVelocity, Reward, Velocity, expand_like
 
@@ -30,12 +31,15 @@ class FTObjective:
     shift: what is subtracted from the reward before exp: "auto" (`log_mean_of_others`), or a number.
     sigma_squared: a constant sigma^2; 0 for that of the interpolant (MATH 1.4). Only the latter's fixed point
       samples p_1 exp(r); a constant c has v_base + (c/2) grad V.
+    chunk: posterior draws of a state that are held at a time; 0 for all. Bounds the memory.
   """
 
   shift: str = "auto"
   sigma_squared: float = 0.0
+  chunk: int = 0
 
   def __post_init__(self):
+    checks.at_least("loss.chunk", self.chunk, 0)
     checks.at_least("loss.sigma_squared", self.sigma_squared, 0)
     if self.shift != "auto":
       try:
@@ -75,7 +79,15 @@ class FTObjective:
     v_base = base(draws.t, draws.t, x_t, jnp.zeros_like(draws.t), jnp.zeros_like(x_t), draws.cond)
     v_ft = marginal(draws.t, x_t, draws.cond)
     weight, gradient, rewards = tilt_weight(
-      base, draws.t, x_t, draws.e, reward, draws.cond, shift=self.shift, decode=decode
+      base,
+      draws.t,
+      x_t,
+      draws.e,
+      reward,
+      draws.cond,
+      shift=self.shift,
+      decode=decode,
+      chunk=self.chunk,
     )
     half = interpolants.half_sigma_squared(interpolant, draws.t)
     if self.sigma_squared:
@@ -105,13 +117,14 @@ def tilt_weight(
   *,
   shift: str = "auto",
   decode: Decode | None = None,
+  chunk: int = 0,
 ) -> tuple[Array, Array, Array]:
   """R and grad R in x_t, each a mean over the N draws of every state whose reward and gradient are finite.
 
   Args:
     base: the map; t, x_t, cond: (B,), (B, ...), leaves (B,).
     e: start noise (B, N, ...).
-    shift: see `FTObjective`.
+    shift, chunk: see `FTObjective`.
 
   Returns:
     R (B,), grad R (B, ...), rewards (B, N), NaN where a draw is left out; all frozen.
@@ -121,7 +134,11 @@ def tilt_weight(
   """
   sampling = value.Sampling(draws=e.shape[1], decode=decode)
   evaluate = value.evaluator(base, t, x_t, reward, cond, sampling)
-  _, rewards, gradients = value.with_gradients(evaluate, e, x_t)
+  # One chunk of draws after the other: all of this is frozen, so no graph of them is kept.
+  size = largest_divisor(e.shape[1], chunk or e.shape[1])
+  parts = jnp.moveaxis(e.reshape(len(e), -1, size, *e.shape[2:]), 1, 0)
+  found = jax.lax.map(lambda e: value.with_gradients(evaluate, e, x_t)[1:], parts)
+  rewards, gradients = (jnp.moveaxis(part, 0, 1).reshape(*e.shape[:2], *part.shape[3:]) for part in found)
   valid = sums.sound(rewards)
   usable = jnp.where(valid, rewards, -jnp.inf)
   shifts = log_mean_of_others(usable) if shift == "auto" else float(shift)

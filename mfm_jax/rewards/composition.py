@@ -61,11 +61,7 @@ def constrained(reward: Reward, constraint: Reward, *, bound: float, strength: f
   Raises:
     ValueError: a bound that is not finite, strength or width that are not positive and finite.
   """
-  if not abs(bound) < float("inf"):
-    raise ValueError(f"bound must be finite; got {bound}")
-  for name, value in (("strength", strength), ("width", width)):
-    if not 0 < value < float("inf"):
-      raise ValueError(f"{name} must be a positive number; got {value}")
+  check_constraint(bound=bound, strength=strength, width=width)
 
   def constrained_reward(x: Array, cond: Cond = None) -> Array:
     missing = (bound - constraint(x, cond)) / width
@@ -73,6 +69,15 @@ def constrained(reward: Reward, constraint: Reward, *, bound: float, strength: f
 
   vars(constrained_reward)["differentiable"] = is_differentiable(reward) and is_differentiable(constraint)
   return constrained_reward
+
+
+def check_constraint(*, bound: float, strength: float, width: float) -> None:
+  """Raises what `constrained` raises of these."""
+  if not abs(bound) < float("inf"):
+    raise ValueError(f"bound must be finite; got {bound}")
+  for name, value in (("strength", strength), ("width", width)):
+    if not 0 < value < float("inf"):
+      raise ValueError(f"{name} must be a positive number; got {value}")
 
 
 def is_differentiable(reward: Reward) -> bool:

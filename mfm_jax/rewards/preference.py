@@ -15,6 +15,7 @@ from mfm_jax import checks
 from mfm_jax.models import blip, clip
 from mfm_jax.models.layers import output
 from mfm_jax.models.score_head import ScoreHead
+from mfm_jax.rewards.parts import in_parts
 from mfm_jax.rewards.preprocess import Preprocess
 from mfm_jax.types import Array, Cond, PyTree
 
@@ -29,7 +30,7 @@ PROMPTS_A_TIME = 64
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=("params", "rows"),
-  meta_fields=("function", "preprocess", "precision"),
+  meta_fields=("function", "preprocess", "precision", "at_once"),
 )
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PreferenceReward:
@@ -44,6 +45,7 @@ class PreferenceReward:
     params: of its network.
     rows: arrays with a row a prompt; () for a network that takes none.
     precision: of `PRECISIONS`; an accelerator's own default rounds float32 products to fewer bits.
+    at_once: pictures a device whose activations are held for a gradient, see `in_parts`; 0 for all.
 
   Raises:
     ValueError: at a call, another shape, no label, or one without a prompt.
@@ -54,11 +56,15 @@ class PreferenceReward:
   params: PyTree
   rows: tuple[Array, ...]
   precision: str = "float32"
+  at_once: int = 0
 
   def __call__(self, x: Array, cond: Cond = None) -> Array:
+    def score(x: Array, *chosen: Array) -> Array:
+      return self.function(self.params, self.preprocess(x), *chosen)
+
     chosen = [self._choose(row, cond, x.shape[0]) for row in self.rows]
     with jax.default_matmul_precision(self.precision):
-      return self.function(self.params, self.preprocess(x), *chosen)
+      return in_parts(score, x, *chosen, rows=self.at_once)
 
   def _choose(self, row: Array, cond: Cond, batch: int) -> Array:
     if len(row) == 1:

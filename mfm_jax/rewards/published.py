@@ -11,10 +11,12 @@ import numpy as np
 from mfm_jax import checks, convert
 from mfm_jax.convert import preference as layouts
 from mfm_jax.models import blip, clip
+from mfm_jax.models.random_params import random_params
 from mfm_jax.models.score_head import ScoreHead
 from mfm_jax.rewards import preference, prompts, tokenizers
-from mfm_jax.types import PyTree, Reward
+from mfm_jax.types import PyTree
 
+RANDOM = "random"  # in place of a file of weights: random ones, for rehearsals without published ones
 NAMES = ("clip", "pickscore", "hpsv2", "imagereward", "aesthetic")
 _HUB = "https://huggingface.co/"
 _OPENAI = "model.safetensors of " + _HUB + "openai/clip-vit-"
@@ -53,6 +55,10 @@ class PreferenceConfig:
     class_names: file of names, see `prompts.read_class_names`; with {} in the prompt.
     null_prompt: of samples with the null label; "" for none, then they have no reward.
     precision: of `preference.PRECISIONS`.
+    at_once: pictures a device whose activations are held for a gradient; 0 for all.
+
+  `weights`, and `head`, may be "random": a network of the architecture that has learnt nothing, and without
+  `tokenizer` a stand-in for that. Its scores mean nothing, its speed and memory are the published one's.
   """
 
   weights: str = ""
@@ -63,16 +69,21 @@ class PreferenceConfig:
   class_names: str = ""
   null_prompt: str = ""
   precision: str = "float32"
+  at_once: int = 4
 
   def __post_init__(self):
+    checks.at_least("reward.preference.at_once", self.at_once, 0)
     checks.one_of("reward.preference.precision", self.precision, preference.PRECISIONS)
 
-  def build(self, name: str) -> Reward:
+  def build(self, name: str) -> preference.PreferenceReward:
     """The reward `name`, of `NAMES`.
 
     Raises:
       ValueError: as `check`; weights of another layout or size than the architecture's.
     """
+    return dataclasses.replace(self._build(name), at_once=self.at_once)
+
+  def _build(self, name: str) -> preference.PreferenceReward:
     ids, mask = self.check(name)
     path = pathlib.Path(self.weights)
     if name == "imagereward":
@@ -121,6 +132,9 @@ class PreferenceConfig:
     """sha256 of the files of weights."""
     digest = hashlib.sha256()
     for path in filter(None, (self.weights, self.head)):
+      if path == RANDOM:
+        digest.update(f"{RANDOM} {self.architecture}".encode())
+        continue
       with open(path, "rb") as file:
         digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -146,6 +160,12 @@ class PreferenceConfig:
     return prompts.class_prompts(names, self.prompt) + null
 
   def _tokenize(self, name: str) -> tokenizers.Tokenize:
+    if self.weights == RANDOM and not self.tokenizer:
+      if name == "imagereward":
+        config = blip.PRESETS[self._architecture(name)]
+        return tokenizers.stand_in(length=blip.TOKENS, vocabulary=config.vocabulary)
+      config = clip.PRESETS[self._architecture(name)]
+      return tokenizers.stand_in(length=config.context, vocabulary=config.vocabulary)
     path = self.tokenizer or pathlib.Path(self.weights).parent
     source = BERT_TOKENIZER if name == "imagereward" else CLIP_TOKENIZER
     wanted = ("vocab.txt",) if name == "imagereward" else tokenizers.CLIP_FILES
@@ -163,7 +183,7 @@ class PreferenceConfig:
 
 
 def _check_file(key: str, path: str, source: str, name: str) -> None:
-  if not pathlib.Path(path).is_file():
+  if path != RANDOM and not pathlib.Path(path).is_file():
     got = f"{path}: no such file" if path else "''"
     raise ValueError(f"reward.preference.{key} must name {source}, for {name}; got {got}")
 
@@ -172,6 +192,8 @@ def _params(
   path: pathlib.Path, key: str, leaves: Callable[[dict], list[layouts.Leaf]], init: Callable, source: str
 ) -> PyTree:
   """The parameters in a file, those of the network that `init` makes."""
+  if str(path) == RANDOM:
+    return random_params(init)
   state = convert.read_state(path, name=f"reward.preference.{key}", source=source)
   try:
     return layouts.to_params(state, leaves(state), jax.eval_shape(init, jax.random.key(0)))

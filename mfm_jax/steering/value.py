@@ -21,6 +21,7 @@ import numpy as np
 
 from mfm_jax import checks, flow_map
 from mfm_jax.interpolants import CLIP, Interpolant
+from mfm_jax.rewards.parts import largest_divisor
 from mfm_jax.sampling import noise, posterior
 from mfm_jax.steering import sums
 from mfm_jax.types import Array, Cond, Decode, PRNGKey, Reward, Velocity, expand_like
@@ -287,11 +288,6 @@ def with_gradients(evaluate, e: Array, x_t: Array) -> tuple[Array, Array, Array]
   broken = ~jnp.isfinite(gradients).reshape(*rewards.shape, -1).all(-1)
   gradients = jnp.where(expand_like(broken, gradients), 0.0, gradients)
   return x1, jnp.where(broken & jnp.isfinite(rewards), jnp.nan, rewards), gradients
-
-
-def largest_divisor(n: int, limit: int) -> int:
-  """The largest divisor of n that is at most `limit`: how many groups of equal size can be made."""
-  return max(k for k in range(1, limit + 1) if n % k == 0)
 
 
 def _least_variance(left_gf: Array, left_g: Array) -> Array:

@@ -9,14 +9,23 @@ from typing import Any
 import numpy as np
 
 from mfm_jax.data import datasets
-from mfm_jax.steering import cost
-from mfm_jax.training import comparison, distributed, fid_suite, folder, inverse, subject, variance
+from mfm_jax.training import (
+  against_best_of_n,
+  comparison,
+  distributed,
+  fid_suite,
+  folder,
+  inverse,
+  subject,
+  variance,
+)
+from mfm_jax.training.benchmark_cases import cases, settings
 from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.classifier import train_classifier
 from mfm_jax.training.config import RunConfig, differences, to_dict
 from mfm_jax.training.loop import train
+from mfm_jax.training.reward_config import RewardConfig, scaled
 from mfm_jax.training.run import Run, load_run, parts
-from mfm_jax.training.steer_config import RewardConfig, SteerConfig
 from mfm_jax.training.steer_report import table
 from mfm_jax.training.steered import NotFiniteError
 from mfm_jax.training.subject import Subject
@@ -26,12 +35,19 @@ from mfm_jax.viz.files import write_atomically
 from mfm_jax.viz.tables import text_table
 
 RESULT, FIGURE = "benchmark.json", "benchmark.png"  # in the folder
+PART = "benchmark_part_{}_of_{}.json"  # rows of one machine
 RUN, CLASSIFIER = "run", "classifier"  # folders in it, of what is trained here
 Row = dict[str, Any]
 
 
 def benchmark(
-  config: BenchmarkConfig, workdir: str | pathlib.Path, *, run: str = "", oracle: bool = False, ema: str = ""
+  config: BenchmarkConfig,
+  workdir: str | pathlib.Path,
+  *,
+  run: str = "",
+  oracle: bool = False,
+  ema: str = "",
+  part: str = "",
 ) -> dict[str, Any]:
   """Measures what `config` says; rows that the folder has already are not measured again.
 
@@ -41,6 +57,8 @@ def benchmark(
     run: folder of a trained run, in place of one that is trained from config.run.
     oracle: closed-form posteriors of config.steer.mixture in place of a run.
     ema: average of the run's parameters, "" for the longest.
+    part: "i/n" measures every n-th row alone, from the i-th, into a file of its own. A call without it
+      gathers the rows of all parts.
 
   Returns:
     The content of benchmark.json: kind, rows, floor, config, and the hashes of run and classifiers.
@@ -61,11 +79,17 @@ def benchmark(
   if config.kind != "fid":
     distributed.require_one(f"a benchmark of kind={config.kind}")
   training = None if run or oracle else config.run
+  share = _share(part)
+  if part and (config.kind != "steering" or training is not None or config.classifier is not None):
+    raise ValueError(
+      f"--part needs kind=steering, and --run or --oracle and a classifier that are there; got {part} with "
+      f"kind={config.kind}"
+    )
   if oracle:
     config = dataclasses.replace(config, steer=dataclasses.replace(config.steer, teacher="oracle"))
   if config.classifier is not None:
     config = _with_classifier(config, str(workdir / CLASSIFIER))
-  ledger = _Ledger(workdir, config)
+  ledger = _Ledger(workdir, config, share)
   if training is not None:
     run = str(workdir / RUN)
     _check(config, _subject(config, _untrained(training, workdir / RUN)), trained=False)
@@ -82,10 +106,26 @@ def benchmark(
   )
 
 
+def _share(part: str) -> tuple[int, int] | None:
+  """(i, n) of "i/n"; None for all."""
+  if not part:
+    return None
+  found = re.fullmatch(r"(\d+)/(\d+)", part)
+  i, n = map(int, found.groups()) if found else (0, 0)
+  if not i < n:
+    raise ValueError(f"--part must be i/n with i from 0 to n - 1; got {part}")
+  return i, n
+
+
 def _subject(config: BenchmarkConfig, run: Run) -> Subject:
   own = config.steer
   return subject.from_run(
-    run, glass_steps=own.glass_steps, oracle_drift=own.oracle_drift, decoder=own.decoder
+    run,
+    label=own.label,
+    guidance=own.guidance or None,
+    glass_steps=own.glass_steps,
+    oracle_drift=own.oracle_drift,
+    decoder=own.decoder,
   )
 
 
@@ -112,30 +152,42 @@ def _check(config: BenchmarkConfig, what: Subject, *, trained: bool) -> None:
     # A classifier that is still to be trained is differentiable, and gives one number a sample.
     known = trained or config.classifier is None
     reward = config.steer.build_reward() if known else lambda x, cond: x.reshape(len(x), -1).sum(1)
-    for method in config.steer.methods:
-      draws = max(config.draws) if method in cost.DRAWING else 0
-      subject.check(what, reward, _with_draws(config.steer, config.steer.sampler, method, draws))
+    for case in {case.method: case for case in cases(config)}.values():
+      subject.check(what, reward, settings(config.steer, case))
 
 
 class _Ledger:
   """benchmark.json: the rows so far, each found by what tells it apart."""
 
-  def __init__(self, workdir: pathlib.Path, config: BenchmarkConfig):
+  def __init__(self, workdir: pathlib.Path, config: BenchmarkConfig, share: tuple[int, int] | None = None):
     workdir.mkdir(parents=True, exist_ok=True)
-    self.path = workdir / RESULT
+    self.share = share
+    self.path = workdir / (PART.format(*share) if share else RESULT)
     self.content: dict[str, Any] = {"kind": config.kind, "config": to_dict(config), "rows": []}
-    if self.path.exists():
-      old = json.loads(self.path.read_text())
-      self._same(differences(old["config"], self.content["config"]))
-      self.content = old
-      if old["rows"]:
-        print(f"going on with {self.path}: {len(old['rows'])} rows", flush=True)
+    for path in [self.path] if share else [self.path, *sorted(workdir.glob(PART.format("*", "*")))]:
+      if path.exists():
+        self._take(path)
+
+  def _take(self, path: pathlib.Path) -> None:
+    """The rows of a file, as far as they are not there."""
+    old = json.loads(path.read_text())
+    self._same(differences(old["config"], self.content["config"]))
+    for name in ("parameters", "classifiers", "extractor"):
+      if name in old:
+        self._identify(name, old[name])
+    new = [row for row in old["rows"] if row not in self.rows]
+    self.content = {**old, **self.content, "rows": [*self.rows, *new]}
+    if new:
+      print(f"going on with {path}: {len(new)} rows", flush=True)
 
   def identify(self, **identities: Any) -> None:
     """Says whose rows they are: of which parameters, of the run and of the classifiers in the reward."""
     for name, identity in identities.items():
-      old = self.content.setdefault(name, identity)
-      self._same(differences({name: old}, {name: identity}, "of the run"))
+      self._identify(name, identity)
+
+  def _identify(self, name: str, identity: Any) -> None:
+    old = self.content.setdefault(name, identity)
+    self._same(differences({name: old}, {name: identity}, "of the run"))
 
   def _same(self, changed: list[str]) -> None:
     if changed:
@@ -162,60 +214,50 @@ class _Ledger:
 def _steering(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, Any]:
   reward = config.steer.build_reward()
   assess = comparison.assessor(what, config.steer, reward)
+  by_reward = assess.objective == "reward"
+  if config.strengths and not by_reward:
+    raise ValueError(
+      f"strengths must be absent where methods are compared by {assess.objective}: of the reward without a "
+      f"factor; got {config.strengths}"
+    )
   reference: dict[str, dict[int, np.ndarray]] = {}
-  for sampler, method, draws, steps in _cases(config):
-    key = {"sampler": sampler, "method": method, "draws": draws[-1], "steps_asked": steps}
-    if ledger.has(key):
+  first, every = ledger.share or (0, 1)
+  for case in cases(config)[first::every]:
+    if ledger.has(case.key):
       continue
-    steer = _with_draws(config.steer, sampler or config.steer.sampler, method, draws[-1], steps)
+    steer = settings(config.steer, case)
     if steer.sampler not in reference:
       reference[steer.sampler] = comparison.base_samples(what, reward, steer)
-    base = reference[steer.sampler]
+    strong = scaled(reward, case.strength) if case.strength else reward
+    how = {"milestones": case.draws[:-1]}
     try:
-      found = comparison.run_method(what, reward, steer, assess, base, method, milestones=draws[:-1])
+      found = comparison.run_method(what, strong, steer, assess, reference[steer.sampler], case.method, **how)
     except NotFiniteError as error:
-      print(f"{method}: {error}", flush=True)
-      ledger.add({**key, "error": str(error)})
+      print(f"{case.method}: {error}", flush=True)
+      ledger.add({**case.key, "error": str(error)})
       continue
-    ledger.add(*[{"sampler": sampler, "steps_asked": steps, **row, "error": None} for row, _ in found])
-  result = ledger.set(objective=assess.objective, floor=comparison.floor(assess, config.steer))
+    rows = [{**case.asked, **row, "error": None} for row, _ in found]
+    ledger.add(*[against_best_of_n.with_costs(row, config) for row in rows])
+  result = ledger.set(
+    objective=assess.objective,
+    floor=comparison.floor(assess, config.steer),
+    best_of_n=against_best_of_n.verdicts(ledger.rows, config.claim) if by_reward else None,
+  )
   for sampler in dict.fromkeys(row["sampler"] for row in ledger.rows):
     rows = [row for row in ledger.rows if row["sampler"] == sampler and not row["error"]]
-    print(text_table(sampler or "search", table(rows)), flush=True)
-  if assess.objective != "reward":
+    if rows:
+      print(text_table(sampler or "search", table(rows)), flush=True)
+  if result["best_of_n"]:
+    print(against_best_of_n.text(result["best_of_n"]), flush=True)
+  if not ledger.share:
     write_atomically(ledger.path.with_name(FIGURE), style.figure_png(_figure(config, result)))
   return result
 
 
-def _cases(config: BenchmarkConfig) -> list[tuple[str, str, tuple[int, ...], int]]:
-  """(sampler, method, draws, steps): all draws at once for Best-of-N, else one; 0 for a method without."""
-  cases = []
-  for sampler in config.samplers:
-    for method in config.steer.methods:
-      own = "sde" if method == "smc" else "" if method == "search" else sampler
-      least = cost.least_draws(method, config.steer.smc.twist)
-      numbers = (config.draws_g if method in ("mfm_g", "hybrid") else ()) or config.draws
-      every = tuple(sorted({n for n in numbers if n >= least})) if least else (0,)
-      groups = (every,) if method == "best_of_n" else tuple((n,) for n in every)
-      steps = config.dps_steps if method == "dps" else (0,)
-      cases += [(own, method, draws, k) for draws in groups for k in steps]
-  return list(dict.fromkeys(cases))
-
-
-def _with_draws(config: SteerConfig, sampler: str, method: str, draws: int, steps: int = 0) -> SteerConfig:
-  changes: dict[str, Any] = {"sampler": sampler, "methods": (method,)}
-  if draws or steps:
-    own = getattr(config, method)
-    if method == "smc":
-      own = dataclasses.replace(own, guide=dataclasses.replace(own.guide, draws=draws))
-    else:
-      own = dataclasses.replace(own, draws=draws, steps=steps or own.steps)
-    changes[method] = own
-  return dataclasses.replace(config, **changes)
-
-
 def _figure(config: BenchmarkConfig, result: dict[str, Any]):
   error = result["objective"]
+  if error == "reward":
+    return against_best_of_n.figure(result["rows"], order=config.steer.methods)
   panels: dict[str, dict[str, list]] = {}
   for sampler in config.samplers:
     methods = panels.setdefault(sampler.upper(), {})

@@ -15,6 +15,25 @@ KINDS = ("steering", "variance", "inverse", "fid")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Published:
+  """A published figure, to stand beside ours.
+
+  Attributes:
+    method, draws: the row that it is of.
+    cost_ratio: how many times fewer passes a sample takes than by Best-of-N with the largest N.
+  """
+
+  method: str
+  draws: int
+  cost_ratio: float
+
+  def __post_init__(self):
+    checks.one_of("published.method", self.method, cost.METHODS)
+    if not self.cost_ratio > 0:
+      raise ValueError(f"published.cost_ratio must be positive; got {self.cost_ratio}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
   """One benchmark.
 
@@ -27,6 +46,13 @@ class BenchmarkConfig:
     steer: reward, methods and their settings but for the draws, samples and seeds ("steering").
     draws: N of each method that draws ("steering"); those that need a spread of draws begin at 2.
     draws_g: the same of MFM-G and the hybrid, whose draws cost a backward pass each; () for `draws`.
+    draws_best: candidates of Best-of-N; () for `draws`.
+    particles: M of a search, a row each, with steer.search.draws for N; () for steer.search.particles, with
+      `draws`.
+    strengths: factors of the reward, lambda, a row each for the methods that depend on it; () for none.
+      Rewards of the rows are without it.
+    published: figures that rows are compared with.
+    claim: what is published of single particles against Best-of-N; "" for nothing.
     dps_steps: K of DPS, a row each, 0 for that of the comparison ("steering"): with more steps it spends as
       much as the methods that draw.
     samplers: "ode", "sde" ("steering"). SMC runs with the SDE alone, a search without either, once.
@@ -41,6 +67,11 @@ class BenchmarkConfig:
   steer: SteerConfig = dataclasses.field(default_factory=SteerConfig)
   draws: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
   draws_g: tuple[int, ...] = ()
+  draws_best: tuple[int, ...] = ()
+  particles: tuple[int, ...] = ()
+  strengths: tuple[float, ...] = ()
+  published: tuple[Published, ...] = ()
+  claim: str = ""
   dps_steps: tuple[int, ...] = (0,)
   samplers: tuple[str, ...] = ("ode", "sde")
   variance: VarianceConfig = dataclasses.field(default_factory=VarianceConfig)
@@ -53,8 +84,13 @@ class BenchmarkConfig:
     for sampler in self.samplers:
       checks.one_of("samplers", sampler, steer.SAMPLERS)
     checks.at_least("number of draws", len(self.draws), 1)
-    for n in (*self.draws, *self.draws_g):
+    for n in (*self.draws, *self.draws_g, *self.draws_best):
       checks.at_least("draws", n, 1)
+    for n in self.particles:
+      checks.at_least("particles", n, 1)
+    for strength in self.strengths:
+      if not 0 < strength < float("inf"):
+        raise ValueError(f"strengths must be positive numbers; got {strength}")
     checks.at_least("number of dps_steps", len(self.dps_steps), 1)
     for method in self.steer.methods:
       least = cost.least_draws(method, self.steer.smc.twist)

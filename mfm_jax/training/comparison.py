@@ -1,7 +1,8 @@
 """Steering methods side by side on one subject: seeds, tuned scales, cost, and what tells them apart."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,12 +13,14 @@ from mfm_jax.data import datasets
 from mfm_jax.metrics import classes, distances
 from mfm_jax.metrics.steering import diversity, pmf_l2
 from mfm_jax.oracles import GaussianMixture
+from mfm_jax.rewards import callback
 from mfm_jax.rewards.likelihoods import GaussianLikelihood
 from mfm_jax.steering import cost
+from mfm_jax.training.decoding import Blocks
 from mfm_jax.training.steer_config import HELD_OUT, MethodConfig, SteerConfig
 from mfm_jax.training.steered import Method, NotFiniteError, Outcome
-from mfm_jax.training.subject import Subject
-from mfm_jax.types import Reward
+from mfm_jax.training.subject import Subject, check_reward
+from mfm_jax.types import Array, Cond, Reward
 
 REFERENCE = 2 * HELD_OUT  # added to a seed: of the base samples that all methods are compared with
 Figures = dict[str, float]
@@ -34,6 +37,7 @@ class Assessor:
     weights: these, (num_classes,), normalised; None where the samples' law has no known proportions.
     favoured: weights of the classes in the reward, (num_classes,), normalised, whatever else is in it.
     decode: model space -> data space, in which distances are taken.
+    scores: (x1 (n, ...), cond) -> the score (n,) of each other reward that judges, by name; None without.
   """
 
   tilt: GaussianMixture | None = None
@@ -42,6 +46,7 @@ class Assessor:
   weights: np.ndarray | None = None
   favoured: np.ndarray | None = None
   decode: Callable | None = None
+  scores: Callable[[np.ndarray, Cond], dict[str, np.ndarray]] | None = None
 
   @property
   def objective(self) -> str:
@@ -78,18 +83,50 @@ def assessor(subject: Subject, config: SteerConfig, reward: Reward) -> Assessor:
   """What can be measured for this subject and reward.
 
   The exact tilt of a mixture by a Gaussian likelihood; for labelled images a judge that is fitted on the
-  training split, and the class weights of a single class reward of weight 1.
+  training split, and the class weights of a single class reward of weight 1; config.judges.
+
+  Raises:
+    ValueError: a judge that cannot be built, or does not give one real number a sample.
   """
+  scores = _scores(subject, config.build_judges())
   if subject.mixture is not None and isinstance(reward, GaussianLikelihood):
     tilt, log_z = oracles.tilt(subject.mixture, reward.matrix, reward.observed, reward.sigma)
-    return Assessor(tilt=tilt, log_z=float(log_z))
+    return Assessor(tilt=tilt, log_z=float(log_z), scores=scores)
   run = subject.run
   if run is None or not (run.info.image and run.info.num_classes):
-    return Assessor(decode=subject.decode)
+    # Latents need a network.
+    by_network = subject.decode is not None and run is not None and not run.info.image
+    return Assessor(decode=Blocks(subject.decode) if by_network else subject.decode, scores=scores)
   judge = classes.judge_of(datasets.load(run.config.data).train)
   return Assessor(
-    judge=judge, weights=target_weights(config), favoured=_class_weights(config), decode=subject.decode
+    judge=judge,
+    weights=target_weights(config),
+    favoured=_class_weights(config),
+    decode=subject.decode,
+    scores=scores,
   )
+
+
+def _scores(
+  subject: Subject, judges: dict[str, Reward]
+) -> Callable[[np.ndarray, Cond], dict[str, np.ndarray]] | None:
+  """The scores by all judges, in one program that decodes once; None without judges."""
+  for judge in judges.values():
+    check_reward(subject, judge)
+  if not judges:
+    return None
+
+  def scores(x1: Array, cond: Cond) -> dict[str, Array]:
+    x = x1 if subject.decode is None else subject.decode(x1)
+    return {name: judge(x, cond) for name, judge in judges.items()}
+
+  blocks = Blocks(scores)
+
+  def reported(x1: np.ndarray, cond: Cond) -> dict[str, np.ndarray]:
+    with callback.reported():  # mistakes of Python functions
+      return blocks(x1, cond)
+
+  return reported
 
 
 def target_weights(config: SteerConfig) -> np.ndarray | None:
@@ -157,7 +194,8 @@ def run_method(
   Returns:
     (row, outcome of the first seed), for the milestones first. A row has the method's name and settings, the
     scale, effective draws a step, what became of SMC's populations, the mean of every figure over the seeds
-    and its standard error (`<figure>_se`, None for one seed), the cost of a sample, rewards left out because
+    and its standard error (`<figure>_se`; for one seed that of reward and judges over its samples, but for
+    SMC, and None for the others), the cost of a sample, rewards left out because
     they are not finite, seconds a seed without compilation. docs/cli.md lists the columns.
   """
   spent = config.cost(name)
@@ -174,11 +212,18 @@ def run_method(
     runs[method.settings.draws].append(whole)
   out = []
   for n, outcomes in runs.items():
-    figures = []
-    for seed, outcome in zip(_seeds(config), outcomes, strict=True):
+    figures: list[Figures] = []
+    over_samples: dict[str, float | None] = {}
+    for i, (seed, outcome) in enumerate(zip(_seeds(config), outcomes, strict=True)):
       extra = {} if outcome.populations is None else {"log_z": float(outcome.populations["log_z"].mean())}
+      judged = assess.scores(outcome.x1, subject.cond(len(outcome.x1))) if assess.scores else {}
+      outcome = outcomes[i] = dataclasses.replace(outcome, judged=judged)
+      means = {f"judge_{judge}": _mean(scores) for judge, scores in judged.items()}
       found = assess(outcome.x1, reference[seed], seed)
-      figures.append({"reward": outcome.mean_reward, **found, **extra})
+      figures.append({"reward": outcome.mean_reward, **means, **found, **extra})
+      if name != "smc":  # whose samples are not independent
+        over_samples = {"reward": _standard_error(outcome.reward)}
+        over_samples |= {f"judge_{judge}": _standard_error(scores) for judge, scores in judged.items()}
       shown = f"{assess.objective} {figures[-1][assess.objective]:.4g}"
       drawn = f", N = {n}" if n else ""
       print(f"{name}{drawn}: seed {seed}, {shown}, {outcome.seconds:.1f} s", flush=True)
@@ -189,7 +234,7 @@ def run_method(
       "scale": scale,
       "ess": float(np.nanmean(outcomes[0].found["ess"])) if "ess" in outcomes[0].found else None,
       **_populations(outcomes[0]),
-      **_over_seeds(figures),
+      **_over_seeds(figures, over_samples),
       **_cost(config.cost(name, n)),
       "invalid": sum(outcome.invalid for outcome in outcomes),
       "seconds": round(float(np.mean([outcome.seconds for outcome in outcomes])), 3),
@@ -271,14 +316,29 @@ def _tuned(method: Method, assess: Assessor, base: np.ndarray, seeds: int) -> fl
   return best
 
 
-def _over_seeds(rows: list[Figures]) -> dict[str, float | None]:
+def _mean(values: np.ndarray) -> float:
+  """Of those that are finite."""
+  finite = values[np.isfinite(values)]
+  return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _standard_error(values: np.ndarray) -> float | None:
+  finite = values[np.isfinite(values)]
+  return float(finite.std(ddof=1) / np.sqrt(len(finite))) if len(finite) > 1 else None
+
+
+def _over_seeds(
+  rows: list[Figures], over_samples: Mapping[str, float | None] = types.MappingProxyType({})
+) -> dict[str, float | None]:
+  """Means and standard errors; `over_samples` has those of figures where there is one seed alone."""
   out = {}
   for name in rows[0]:
     values = np.array([row[name] for row in rows])
     mean, known = float(values.mean()), bool(np.isfinite(values).all())
     out[name] = mean if known else None  # such as the diversity of too few samples of a class
     many = known and len(values) > 1
-    out[f"{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values))) if many else None
+    alone = over_samples.get(name) if known else None
+    out[f"{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values))) if many else alone
   return out
 
 

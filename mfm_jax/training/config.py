@@ -147,12 +147,15 @@ def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any
 def check_key(cls: type, key: str, path: str = "config") -> None:
   """Raises ValueError unless the dotted `key`, such as loss.weighting, exists in `cls`."""
   name, _, rest = key.partition(".")
+  name, _, index = name.partition("[")  # judges[0].weight
   fields = {field.name for field in dataclasses.fields(cls) if "derived" not in field.metadata}
   if name not in fields:
     raise _unknown(name, fields, path)
   hint = typing.get_type_hints(cls)[name]
   if isinstance(hint, types.UnionType):
     hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+  if index and typing.get_origin(hint) is tuple:
+    hint = typing.get_args(hint)[0]
   if rest and isinstance(hint, type) and dataclasses.is_dataclass(hint):
     check_key(hint, rest, f"{path}.{name}")
 

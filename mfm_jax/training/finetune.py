@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,16 +15,28 @@ from mfm_jax.data import datasets
 from mfm_jax.finetuning.divergence import path_kl
 from mfm_jax.finetuning.draws import FTDrawConfig, draw
 from mfm_jax.finetuning.objective import FTObjective
-from mfm_jax.training import comparison, distributed, folder, generate, loop, run, sharding, showcase, subject
+from mfm_jax.training import (
+  comparison,
+  distributed,
+  folder,
+  generate,
+  hoisted,
+  loop,
+  run,
+  sharding,
+  showcase,
+  subject,
+)
 from mfm_jax.training.comparison import Assessor
 from mfm_jax.training.config import RESUMABLE
+from mfm_jax.training.decoding import Blocks
 from mfm_jax.training.finetune_config import FinetuneConfig
 from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.run import Run
 from mfm_jax.training.state import TrainState
 from mfm_jax.training.steered import INVALID_LIMIT
 from mfm_jax.training.step import Loss
-from mfm_jax.types import Array, Decode, PyTree, Reward
+from mfm_jax.types import Array, Cond, Decode, PyTree, Reward
 from mfm_jax.viz.files import write_atomically
 
 KL_STEPS = 250  # of the fine-tuned SDE
@@ -65,18 +78,17 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     # Labels, and the guidance scale that goes with them, are what is trained most; their law is not the whole
     # mixture's tilt.
     label, what = showcase.labels(base, config.eval_num), dataclasses.replace(what, mixture=None)
+  scored = on_samples(reward, what.decode)
+  arrays, lifted = hoisted.lift(scored, *example(base))
 
   def evaluation(writer: MetricWriter, frozen: PyTree) -> Panel:
     del frozen
     assess = comparison.assessor(what, config.steering, reward)
-    # A decoder that is not compiled here would be at every panel.
-    decode = jax.jit(what.decode) if what.decode is not None and config.decoder else what.decode
     return Panel(
       base=base,
       tuned=tuned,
       config=config,
-      reward=reward,
-      decode=decode,
+      reward=Blocks(scored),
       assess=assess,
       label=label,
       writer=writer,
@@ -91,8 +103,8 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     mesh=mesh,
     init=lambda params: params,
     given=base.params,
-    loss=make_loss(base, tuned, config.loss, draws, reward, what.decode),
-    frozen=base.params,
+    loss=make_loss(base, tuned, config.loss, draws, lifted),
+    frozen={"base": base.params, "reward": arrays},
     batches=loop.batches_of(dataset.train, config, config.seed, mesh),
     evaluation=evaluation,
     sources={"base": base.sha256, "reward": config.steering.classifiers},
@@ -100,20 +112,37 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
   )
 
 
+def on_samples(reward: Reward, decode: Decode | None) -> Reward:
+  """The reward of samples in model space."""
+  return lambda x, cond=None: reward(x if decode is None else decode(x), cond)
+
+
+def example(run: Run) -> tuple[jax.ShapeDtypeStruct, Cond]:
+  """Two samples of a run, as shapes, and their conditioning."""
+  return jax.ShapeDtypeStruct((2, *run.info.shape), jnp.float32), run.cond(None, None, 2)
+
+
 def make_loss(
-  base: Run, tuned: Run, objective: FTObjective, draws: FTDrawConfig, reward: Reward, decode: Decode | None
+  base: Run,
+  tuned: Run,
+  objective: FTObjective,
+  draws: FTDrawConfig,
+  reward: Callable[[PyTree, Array, Cond], Array],
 ) -> Loss:
-  """The loss and its terms, each a mean over the batch; its frozen parameters are those of the base."""
+  """The loss and its terms, each a mean over the batch.
+
+  Its frozen parameters are {"base": the base's, "reward": those that `reward`, of samples in model space,
+  takes first}.
+  """
 
   def loss(params, frozen, drawn, step):
     del step
     per_example, terms = objective(
       tuned.marginal_of(params),
-      base.parts.model.velocity(frozen),
+      base.parts.model.velocity(frozen["base"]),
       base.interpolant,
       drawn,
-      reward,
-      decode=decode,
+      functools.partial(reward, frozen["reward"]),
     )
     return jnp.mean(per_example), jax.tree.map(jnp.mean, terms)
 
@@ -129,7 +158,7 @@ class Panel:
   Attributes:
     base, tuned: the base, and the fine-tuned run before its first step.
     config: of the fine-tuning.
-    reward: with its multiplier, on what `decode` gives.
+    reward: (samples in model space, cond) -> rewards, with the multiplier.
     assess: what is measured beside it.
     label: (eval_num,) of the samples, None for the null label.
     writer: of the figures.
@@ -138,8 +167,7 @@ class Panel:
   base: Run
   tuned: Run
   config: FinetuneConfig
-  reward: Reward
-  decode: Decode | None
+  reward: Blocks
   assess: Assessor
   label: np.ndarray | None
   writer: MetricWriter
@@ -172,7 +200,7 @@ class Panel:
 
   def _figures(self, x1: np.ndarray, base: np.ndarray) -> dict[str, float]:
     cond = self.tuned.cond(self.label, None, len(x1))
-    rewards = self.reward(jnp.asarray(x1) if self.decode is None else self.decode(jnp.asarray(x1)), cond)
+    rewards = self.reward(x1, cond)
     return {
       "reward": float(np.mean(rewards, where=np.isfinite(rewards))) / self.config.multiplier,
       **self.assess(x1, base, loop.EVAL_SEED),

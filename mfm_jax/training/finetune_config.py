@@ -19,8 +19,8 @@ class FinetuneConfig:
 
   Attributes:
     base: folder of a trained map; its longest average is fine-tuned.
-    reward, more_rewards: what it is fine-tuned to; they are added.
-    multiplier: multiplies their sum: lambda.
+    reward, more_rewards: what it is fine-tuned to, joined as in `SteerConfig`.
+    multiplier: multiplies them all: lambda.
     decoder: see `SteerConfig`.
     draws: laws of times, labels and guidance, and the number of posterior draws.
     loss: shift of the reward, sigma^2.
@@ -60,15 +60,11 @@ class FinetuneConfig:
   @property
   def steering(self) -> SteerConfig:
     """The same rewards, with the multiplier in their weights, as an experiment without a method."""
-
-    def scaled(reward: RewardConfig) -> RewardConfig:
-      return dataclasses.replace(reward, weight=self.multiplier * reward.weight)
-
-    more = tuple(map(scaled, self.more_rewards))
-    return SteerConfig(reward=scaled(self.reward), more_rewards=more, methods=("base",), decoder=self.decoder)
+    reward, *more = (part.scaled(self.multiplier) for part in (self.reward, *self.more_rewards))
+    return SteerConfig(reward=reward, more_rewards=tuple(more), methods=("base",), decoder=self.decoder)
 
   def build_reward(self) -> Reward:
-    """The sum of the rewards times the multiplier.
+    """The rewards, joined, times the multiplier.
 
     Raises:
       ValueError: a reward without a gradient; as `SteerConfig.build_reward`.

@@ -5,7 +5,32 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
+
+
+def lift(function: Callable, *examples: Any) -> tuple[list[Any], Callable]:
+  """The arrays that `function` closes over, and the function with them as its first argument.
+
+  lifted(arrays, *arguments) is function(*arguments) for arguments of any shapes for which it reads the same
+  arrays. In a program that takes `arrays` as an argument they are no constants.
+
+  Args:
+    function: of pytrees of arrays.
+    examples: arguments of it, or their shapes.
+  """
+  arrays = jax.make_jaxpr(function)(*examples).consts
+  places = {id(array): i for i, array in enumerate(arrays)}
+
+  def lifted(arrays: list[Any], *arguments: Any) -> Any:
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), arguments)
+    closed, result = jax.make_jaxpr(function, return_shape=True)(*shapes)
+    # What is made anew at each trace, such as a NumPy array's copy, stays a constant.
+    constants = [arrays[places[id(c)]] if id(c) in places else c for c in closed.consts]
+    whole = core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, constants))
+    return jax.tree.unflatten(jax.tree.structure(result), whole(*jax.tree.leaves(arguments)))
+
+  return arrays, lifted
 
 
 def compile_hoisted(function: Callable, *arguments: Any) -> Callable:

@@ -27,7 +27,7 @@ FIGURES = {
   "nfe": ("passes", "forward and backward, of network and reward, for one sample"),
   "seconds": ("seconds", "of a seed, without compilation"),
 }
-PANEL = ("reward", "judge_score", "diversity", "distance_to_base")
+PANEL = ("reward", "judge_score", "diversity", "distance_to_base")  # judges stand after the reward
 BETTER = {"sw2": "sliced W2 to exact samples", "class_l2": "L2 to target proportions"}
 
 
@@ -103,15 +103,15 @@ def sections(found: Steered) -> list[Section]:
 
 
 def _comparison(found: Steered) -> Section:
-  shown = {name: title for name, (title, _) in FIGURES.items() if any(name in row for row in found.rows)}
+  figures = _figures(found)
+  shown = {name: title for name, (title, _) in figures.items() if any(name in row for row in found.rows)}
   rows = []
   for row in found.rows:
-    figures = {
+    cells = {
       title: None if row.get(name) is None else Measured(row[name], row.get(f"{name}_se"))
       for name, title in shown.items()
     }
-    figures["passes"] = row["nfe"]
-    rows.append({"method": steer_report.name(row), **figures})
+    rows.append({"method": steer_report.name(row), **cells, "passes": row["nfe"]})
   if found.floor:
     exact = {
       title: Measured(found.floor[name], found.floor.get(f"{name}_se"))
@@ -119,8 +119,21 @@ def _comparison(found: Steered) -> Section:
       if name in found.floor
     }
     rows.append({"method": "exact samples", **exact})
-  terms = {title: FIGURES[name][1] for name, title in shown.items()}
+  terms = {title: figures[name][1] for name, title in shown.items()}
   return Section("Steering", _explanation(found), table=rows, terms=terms)
+
+
+def _figures(found: Steered) -> dict[str, tuple[str, str]]:
+  """`FIGURES` with the rewards that judge after the one that is optimised."""
+  reward, *others = FIGURES.items()
+  judges = {
+    name: (
+      name.removeprefix("judge_"),
+      "score by this reward; it is optimised only where it is the reward",
+    )
+    for name in steer_report.judges(found.rows)
+  }
+  return dict([reward, *judges.items(), *others])
 
 
 def _explanation(found: Steered) -> str:
@@ -148,9 +161,13 @@ def _reward(config: Mapping[str, Any]) -> str:
   elif reward["name"] == "quadratic":
     centre = ", ".join(f"{x:g}" for x in reward["centre"])
     text = f"The reward is {weight}-|x - c|² / 2σ² with c = ({centre}) and σ = {reward['sigma']:g}."
-  else:
+  elif reward["name"] == "python":
     text = f"The reward is {weight}the Python function `{reward['function']}`, without a gradient."
-  return text + (f" {more} more rewards are added to it." if more else "")
+  else:
+    prompt = reward["preference"]["prompt"]
+    of = "" if reward["name"] == "aesthetic" else f" of the prompt “{prompt}”"
+    text = f"The reward is {weight}the score by {reward['name']}{of}."
+  return text + (f" {more} more rewards join it." if more else "")
 
 
 def _cost(found: Steered) -> Section:
@@ -173,13 +190,15 @@ def _cost(found: Steered) -> Section:
 
 
 def _hacking(found: Steered) -> Section:
-  names = [name for name in PANEL if any(row.get(name) is not None for row in found.rows)]
+  panel = (PANEL[0], *steer_report.judges(found.rows), *PANEL[1:])
+  names = [name for name in panel if any(row.get(name) is not None for row in found.rows)]
+  titles = _figures(found)
   figures = {
-    FIGURES[name][0]: [(row.get(name), row.get(f"{name}_se")) for row in found.rows] for name in names
+    titles[name][0]: [(row.get(name), row.get(f"{name}_se")) for row in found.rows] for name in names
   }
   methods = [steer_report.name(row) for row in found.rows]
   figure = tradeoffs.by_method(methods, figures)
-  judge = "the judge's score or " if "judge_score" in names else ""
+  judge = "a judge's score or " if any(name.startswith("judge_") for name in names) else ""
   text = f"""The reward that is optimised, beside what it should not cost. A method whose reward rises while
 {judge}diversity falls, or that ends far from the base model, may be exploiting the reward. The dotted rule is
 {methods[0]}; bars are two standard errors."""

@@ -1,4 +1,4 @@
-"""The configuration of a steering experiment: reward, methods and their settings, number of samples."""
+"""The configuration of a steering experiment: rewards, methods and their settings, number of samples."""
 
 import dataclasses
 from typing import Any
@@ -6,96 +6,16 @@ from typing import Any
 import numpy as np
 
 from mfm_jax import checks, interpolants, times
-from mfm_jax.rewards import callback, classes, composition, likelihoods, published
-from mfm_jax.rewards.published import PreferenceConfig
+from mfm_jax.rewards import composition, published
+from mfm_jax.rewards.parts import largest_divisor
 from mfm_jax.sampling import noise
-from mfm_jax.steering import cost, drifts, search, smc, steer, value
+from mfm_jax.steering import cost, drifts, search, smc, steer
 from mfm_jax.training.classifier import load_classifier
 from mfm_jax.training.config import MixtureConfig
+from mfm_jax.training.reward_config import RewardConfig, scaled
 from mfm_jax.types import Array, Reward
 
 HELD_OUT = 1 << 20  # the seed on which scales are tuned; those of samples are below
-REWARDS = ("likelihood", "quadratic", "classes", "python", *published.NAMES)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RewardConfig:
-  """One reward on data space.
-
-  Attributes:
-    name: "likelihood", -|A x - y|^2 / (2 sigma^2); "quadratic", -|x - centre|^2 / (2 sigma^2); "classes",
-      log sum_c classes_c p(c | x) by a trained classifier; "python", a function of NumPy arrays, without
-      gradient; "clip", "pickscore", "hpsv2", "imagereward", "aesthetic", human preference of pictures.
-    weight: multiplies it: lambda.
-    matrix, observed: A and y of a likelihood; without them those of the paper's mixture.
-    centre: of a quadratic.
-    sigma: of both.
-    classifier: folder of a run of experiments.classifier.
-    classes: weights of its classes.
-    function: "package.module:function", see `rewards.callback`.
-    timeout: seconds that a call of it may take; 0 waits for ever.
-    preference: files and prompts of a reward of human preference.
-  """
-
-  name: str = "likelihood"
-  weight: float = 1.0
-  matrix: tuple[tuple[float, ...], ...] = ()
-  observed: tuple[float, ...] = ()
-  centre: tuple[float, ...] = ()
-  sigma: float = 0.2
-  classifier: str = ""
-  classes: tuple[float, ...] = ()
-  function: str = ""
-  timeout: float = 600.0
-  preference: PreferenceConfig = dataclasses.field(default_factory=PreferenceConfig)
-
-  def __post_init__(self):
-    checks.at_least("reward.timeout", self.timeout, 0)
-    checks.one_of("reward.name", self.name, REWARDS)
-    if (self.name == "python") != bool(self.function):
-      raise ValueError(
-        "reward.function must be given with reward.name=python, and with no other; got "
-        f"{self.function!r} with {self.name}"
-      )
-    if self.name not in published.NAMES and self.preference != PreferenceConfig():
-      raise ValueError(
-        f"reward.preference must be left alone for a reward.name not of {', '.join(published.NAMES)}; got "
-        f"{self.preference} with {self.name}"
-      )
-    if bool(self.matrix) != bool(self.observed):
-      raise ValueError(
-        "reward.matrix and reward.observed must be given together, or neither; got "
-        f"{self.matrix} and {self.observed}"
-      )
-
-  def build(self) -> Reward:
-    """The reward itself, without its weight.
-
-    Raises:
-      ValueError: values that the reward refuses, a folder that holds no classifier, files of weights or of a
-        tokenizer that are not there or do not fit.
-    """
-    if self.name in published.NAMES:
-      return self.preference.build(self.name)
-    if self.name == "classes":
-      if not self.classifier:
-        raise ValueError("reward.classifier must name a trained classifier for reward.name=classes; got ''")
-      try:
-        classifier = load_classifier(self.classifier)
-      except ValueError as error:
-        raise ValueError(f"reward.classifier must be a folder of experiments.classifier; {error}") from None
-      checks.shape("reward.classes", self.classes, (classifier.info.num_classes,))
-      return classes.class_mixture(classifier.log_probs, self.classes)
-    if self.name == "python":
-      function = callback.load_callable(self.function)
-      return callback.callback(function, name=self.function, timeout=self.timeout)
-    if self.name == "quadratic":
-      return likelihoods.quadratic(self.centre, self.sigma)
-    if not self.matrix:
-      return dataclasses.replace(likelihoods.paper_likelihood(), sigma=self.sigma)
-    return likelihoods.GaussianLikelihood(
-      matrix=np.asarray(self.matrix), observed=np.asarray(self.observed), sigma=self.sigma
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,7 +66,7 @@ class MethodConfig:
   def groups(self) -> int:
     """The number of groups of the bias correction."""
     limit = self.jackknife if self.scheme == "independent" else min(self.jackknife, self.draws // 4)
-    return value.largest_divisor(self.draws, max(limit, 1))
+    return largest_divisor(self.draws, max(limit, 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,7 +134,10 @@ class SteerConfig:
 
   Attributes:
     reward: what the samples are steered to.
-    more_rewards: added to it.
+    more_rewards: joined to it, one after the other (`RewardConfig.join`).
+    judges: rewards that are not optimised, but measured on the samples of every method, without weight.
+    label: class to be steered within; -1: none.
+    guidance: scale, one that the run was trained with; 0 for its default.
     teacher: "oracle" for the closed-form posterior of `mixture` under `interpolant`; "" for the run of
       --workdir, which then has its own mixture and interpolant.
     methods: of `cost.METHODS`.
@@ -225,7 +148,8 @@ class SteerConfig:
     power: of the time grid, see `times.grid`.
     oracle_drift: the drift in closed form for a run of a mixture; only its posterior draws are its own.
     glass_steps: Heun steps of GLASS for each posterior draw of a marginal-only run; 0 refuses such a run.
-    decoder: folder or .safetensors file of the autoencoder of a run on latents, whose images are rewarded.
+    decoder: folder or .safetensors file of the autoencoder of a run on latents, whose images are rewarded, or
+      a key of `decoding.RANDOM`.
     num: samples of a seed, at least 2.
     tuning: held-out seeds on which scales are compared.
     seeds: sampling seeds, `seed`, `seed` + 1, ...; figures are their means.
@@ -234,6 +158,9 @@ class SteerConfig:
 
   reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
   more_rewards: tuple[RewardConfig, ...] = ()
+  judges: tuple[RewardConfig, ...] = ()
+  label: int = -1
+  guidance: float = 0.0
   teacher: str = ""
   mixture: MixtureConfig = dataclasses.field(default_factory=MixtureConfig)
   interpolant: str = "linear"
@@ -262,6 +189,18 @@ class SteerConfig:
     checks.one_of("teacher", self.teacher, ("", "oracle"))
     checks.one_of("interpolant", self.interpolant, interpolants.INTERPOLANTS)
     checks.one_of("sampler", self.sampler, steer.SAMPLERS)
+    checks.at_least("label", self.label, -1)
+    checks.at_least("guidance", self.guidance, 0)
+    if self.teacher and (self.label >= 0 or self.guidance):
+      raise ValueError(
+        f"label and guidance must be absent with teacher=oracle: closed forms have none; got {self.label}, "
+        f"{self.guidance}"
+      )
+    if self.reward.join != "sum":
+      raise ValueError(f"reward.join must be sum for the first reward; got {self.reward.join}")
+    for judge in self.judges:
+      if (judge.join, judge.weight) != ("sum", 1.0):
+        raise ValueError(f"judges must have weight 1 and join=sum; got {judge.weight}, {judge.join}")
     checks.at_least("number of methods", len(self.methods), 1)
     for method in self.methods:
       checks.one_of("method", method, cost.METHODS)
@@ -347,24 +286,38 @@ class SteerConfig:
 
   @property
   def classifiers(self) -> str:
-    """Identities of the trained classifiers and networks that the rewards read; "" for none."""
-    parts = [part for part in (self.reward, *self.more_rewards) if part.name in ("classes", *published.NAMES)]
+    """Identities of the trained classifiers and networks that rewards and judges read; "" for none."""
+    parts = (self.reward, *self.more_rewards, *self.judges)
+    parts = [part for part in parts if part.name in ("classes", *published.NAMES)]
     return ",".join(
       load_classifier(part.classifier).sha256 if part.name == "classes" else part.preference.identity
       for part in parts
     )
 
   def build_reward(self) -> Reward:
-    """The sum of the rewards with their weights.
+    """The rewards with their weights, joined.
 
     A single Gaussian likelihood stays one, with its weight in sigma, so that its closed forms stay known.
     """
-    weights = [part.weight for part in (self.reward, *self.more_rewards)]
-    for part in (self.reward, *self.more_rewards):
+    for part in (self.reward, *self.more_rewards, *self.judges):
       if part.name in published.NAMES:
         part.preference.check(part.name)  # of all, before the weights of one are read
-    rewards = [part.build() for part in (self.reward, *self.more_rewards)]
-    single = rewards[0] if len(rewards) == 1 else None
-    if isinstance(single, likelihoods.GaussianLikelihood) and weights[0] > 0:
-      return dataclasses.replace(single, sigma=single.sigma / weights[0] ** 0.5)
-    return composition.weighted_sum(rewards, weights)
+    total = scaled(self.reward.build(), self.reward.weight)
+    for part in self.more_rewards:
+      reward = part.build()
+      if part.join == "constraint":
+        how = {"bound": part.bound, "strength": part.strength, "width": part.width}
+        total = composition.constrained(total, reward, **how)
+      elif part.join == "minimum":
+        total = composition.minimum([total, scaled(reward, part.weight)])
+      else:
+        total = composition.weighted_sum([total, reward], [1.0, part.weight])
+    return total
+
+  def build_judges(self) -> dict[str, Reward]:
+    """The judges by name; the second of a name is <name>_2."""
+    out = {}
+    for judge in self.judges:
+      count = sum(name.partition("_")[0] == judge.name for name in out)
+      out[judge.name if not count else f"{judge.name}_{count + 1}"] = judge.build()
+    return out

@@ -33,6 +33,8 @@ SHOWN = (
   "diversity",
   "distance_to_base",
   "nfe",
+  "cost_ratio",
+  "cost_ratio_published",
   "seconds",
 )
 
@@ -98,8 +100,19 @@ def text(config: SteerConfig, rows: Sequence[dict[str, Any]]) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """The columns that tell methods apart, for people: "mfm_gf, N = 32" and the figures that were measured."""
-  columns = [column for column in SHOWN if any(row.get(column) is not None for row in rows)]
+  first, *others = SHOWN
+  scores = [name for judge in judges(rows) for name in (judge, f"{judge}_se")]
+  shown = (first, f"{first}_se", *scores, *others) if scores else SHOWN
+  columns = [column for column in shown if any(row.get(column) is not None for row in rows)]
   return [{"method": name(row), **{column: row.get(column) for column in columns}} for row in rows]
+
+
+def judges(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+  """The columns of other rewards that judge, such as "judge_hpsv2"."""
+  names = dict.fromkeys(name for row in rows for name in row)
+  return [
+    name for name in names if name.startswith("judge_") and name != "judge_score" and f"{name}_se" in names
+  ]
 
 
 def name(row: dict[str, Any]) -> str:
@@ -111,6 +124,8 @@ def name(row: dict[str, Any]) -> str:
     parts.append(f"N = {row['draws']}")
   if row["method"] == "dps":
     parts.append(f"K = {row['steps']}")
+  if row.get("strength"):
+    parts.append(f"λ = {row['strength']:g}")
   if row["scale"] != 1.0:
     parts.append(f"scale {row['scale']:g}")
   return ", ".join(parts)
@@ -129,6 +144,7 @@ def write(
   cond = subject.cond(len(outcome.x1)) or {}
   if "label" in cond:
     arrays["label"] = np.asarray(cond["label"])
+  arrays |= {f"judge_{name}": scores for name, scores in outcome.judged.items()}
   if assess.judge is not None:
     arrays["judged"] = assess.judge.predict(outcome.x1)
   write_npz(path, arrays)

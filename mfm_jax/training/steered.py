@@ -43,6 +43,7 @@ class Outcome:
   milestones: dict[int, tuple[np.ndarray, np.ndarray]]  # Best-of-N: smaller N -> its x1 and reward
   invalid: int  # rewards that were left out because they are not finite
   seconds: float  # without compilation
+  judged: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # scores (num,) of other rewards
 
   @property
   def mean_reward(self) -> float:

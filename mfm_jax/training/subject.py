@@ -178,6 +178,11 @@ def check(subject: Subject, reward: Reward, config: SteerConfig) -> None:
       f"methods {' and '.join(steep)} differentiate the reward; got one without gradient, for which there "
       f"are {callback.GRADIENT_FREE}"
     )
+  check_reward(subject, reward)
+
+
+def check_reward(subject: Subject, reward: Reward) -> None:
+  """Raises a ValueError for a reward, or judge, that does not give one real number a sample."""
   n = 3  # unlike most sizes of samples, so that a reward of one number in all is seen
 
   def rewards(x):

@@ -8,6 +8,7 @@ import numpy as np
 
 from mfm_jax.rewards import callback
 from mfm_jax.steering import value
+from mfm_jax.training.hoisted import compile_hoisted
 from mfm_jax.training.steer_config import SteerConfig
 from mfm_jax.training.steered import Outcome
 from mfm_jax.training.subject import Subject
@@ -35,7 +36,7 @@ class Recorder:
 
   def __init__(self, subject: Subject, reward: Reward, config: SteerConfig):
     self._subject, self._reward, self._config = subject, reward, config
-    self._estimate = jax.jit(self._value)  # one program for all methods
+    self._compiled: dict[tuple[int, ...], Any] = {}  # by shape: one program for most methods
 
   def __call__(self, method: str, outcome: Outcome) -> dict[str, np.ndarray]:
     """The arrays of a method."""
@@ -49,7 +50,10 @@ class Recorder:
     t = jnp.repeat(jnp.asarray(times, jnp.float32), x.shape[1])
     with callback.reported():
       flat = x.reshape(-1, *self._subject.shape)
-      found = self._estimate(self._subject.params, jax.random.key(self._config.seed), t, flat)
+      arguments = self._subject.params, jax.random.key(self._config.seed), t, flat
+      if flat.shape not in self._compiled:
+        self._compiled[flat.shape] = compile_hoisted(self._value, *arguments)
+      found = self._compiled[flat.shape](*arguments)
     return {**out, "path_value": np.asarray(found).reshape(x.shape[:2])}
 
   def _value(self, params, key, t, x):

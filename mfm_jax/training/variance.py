@@ -1,6 +1,7 @@
 """How far estimates of grad V are from the truth, at equal draws: estimators against schemes (MATH 11)."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ from mfm_jax.data import datasets
 from mfm_jax.rewards.likelihoods import GaussianLikelihood
 from mfm_jax.sampling import noise
 from mfm_jax.steering import value
-from mfm_jax.training.steer_config import RewardConfig
+from mfm_jax.training.hoisted import compile_hoisted
+from mfm_jax.training.reward_config import RewardConfig
 from mfm_jax.training.subject import Subject
 from mfm_jax.types import Array, PRNGKey, Reward
 
@@ -66,13 +68,16 @@ def gradient_errors(subject: Subject, reward: Reward, config: VarianceConfig, *,
     with its standard error (of ratios within a repeat), NFE and backward passes a state, error at each t.
   """
   found: dict[tuple[str, str], np.ndarray] = {}
-  evaluate = jax.jit(lambda key, params, t, x_t: _errors(key, subject, reward, config, params, t, x_t))
+  evaluate = None
   draw = _states(subject, config)
   for i in range(config.repeats):
     for j, t in enumerate(config.times):
       key_state, key = jax.random.split(jax.random.fold_in(jax.random.key(seed), i * len(config.times) + j))
       t_B = jnp.full((config.states,), t)
-      out = jax.device_get(evaluate(key, subject.params, t_B, draw(key_state, t_B)))
+      arguments = key, subject.params, t_B, draw(key_state, t_B)
+      if evaluate is None:
+        evaluate = compile_hoisted(functools.partial(_errors, subject, reward, config), *arguments)
+      out = jax.device_get(evaluate(*arguments))
       for name, error in out.items():
         found.setdefault(name, np.zeros((config.repeats, len(config.times))))[i, j] = error
   base = found["mfm_gf", config.schemes[0]].mean(1)
@@ -103,7 +108,7 @@ def _row(
   }
 
 
-def _errors(key: PRNGKey, subject: Subject, reward: Reward, config: VarianceConfig, params, t, x_t) -> dict:
+def _errors(subject: Subject, reward: Reward, config: VarianceConfig, key: PRNGKey, params, t, x_t) -> dict:
   """(estimator, scheme) -> relative rms error at one time."""
   interpolant, cond = subject.interpolant, subject.cond(config.states)
   velocity = subject.velocity(params, differentiable=True)

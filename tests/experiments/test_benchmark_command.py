@@ -66,6 +66,19 @@ def test_rows_that_are_there_are_not_measured_again(done, commands):
   assert "is of another benchmark; got config.steer.steps: 8 -> 9" in other.mistake
 
 
+def test_the_rows_are_measured_in_parts_and_gathered(commands, tmp_path):
+  flags = ["--suite=gmm:smoke", "--oracle", "--config.steer.seeds=1", "--config.samplers=('ode',)"]
+  flags += ["--config.steer.methods=('base','best_of_n')", f"--workdir={tmp_path}"]
+  parts = [commands("benchmark", *flags, f"--part={i}/2").json["rows"] for i in (1, 0)]
+  assert [[row["method"] for row in rows] for rows in parts] == [["best_of_n"] * 2, ["base"]]
+  assert not (tmp_path / "benchmark.json").exists()
+  done = commands("benchmark", *flags)
+  assert "samples," not in done.out.partition("passes each")[0]  # nothing was measured again
+  assert sorted(map(str, done.json["rows"])) == sorted(str(row) for rows in parts for row in rows)
+  other = commands("benchmark", *flags, "--config.steer.steps=9", "--part=0/2")
+  assert "is of another benchmark" in other.mistake
+
+
 def test_a_run_is_trained_once_and_measured(commands, tmp_path):
   methods, samplers = "--config.steer.methods=('mfm_gf',)", "--config.samplers=('sde',)"
   flags = ["--suite=gmm:smoke", "--config.steer.seeds=1", "--config.draws=(1,4)", methods, samplers]
@@ -100,9 +113,13 @@ def test_estimators_of_the_gradient(commands, tmp_path):
   [
     (
       ["--suite=cifar"],
-      "--suite must be one of gmm, imagenet_fid, inpainting, mnist, mnist_cpu, variance, variance_digits, ",
+      "--suite must be one of gmm, imagenet_fid, imagenet_steering, inpainting, mnist, mnist_cpu, variance, "
+      "variance_digits, throughput; got",
     ),
     (["--suite=gmm:smoke", "--config=x.py"], "--suite and --config exclude each other"),
+    (["--suite=gmm:smoke", "--part=0/2"], "--part needs kind=steering, and --run or --oracle"),
+    ([*ORACLE, "--part=2/2"], "--part must be i/n with i from 0 to n - 1; got 2/2"),
+    ([*ORACLE, "--config.strengths=(2.0,)"], "strengths must be absent where methods are compared by sw2"),
     (["--suite=gmm:smoke", "--oracle", "--run=x"], "--run and --oracle exclude each other"),
     (["--suite=variance:smoke"], "a benchmark without config.run needs --run or --oracle; got neither"),
     (["--suite=inpainting:smoke", "--oracle"], "--oracle must be absent for kind=inverse"),

@@ -89,18 +89,20 @@ def test_the_keys_columns_and_arrays_of_steer(labelled, commands, tmp_path):
   config = f"--config={run_case.ROOT / 'experiments/configs/steer_gmm.py'}:smoke"
   done = commands("steer", config, f"--workdir={labelled}", "--method=base", f"--out={tmp_path / 'x.npz'}")
   assert set(done.json) == set(_table("steer", "JSON key"))
-  columns = set(_table("steer", "Column"))
+  columns = set(_table("steer", "Column")) - {"judge_<name>"}
   assert set(done.json["methods"][0]) == _figures(columns - {"class_l2", "log_z", "judge_score"})
   with np.load(tmp_path / "x.npz") as file:
-    assert set(file.files) == set(_table("steer", "Array")) - {"judged"}
+    assert set(file.files) == set(_table("steer", "Array")) - {"judged", "judge_<name>"}
 
 
 def test_the_keys_and_columns_of_benchmark(commands, tmp_path):
   flags = ["--suite=gmm:smoke", "--oracle", "--config.steer.methods=('base',)", f"--workdir={tmp_path}"]
   done = commands("benchmark", *flags)
   assert set(done.json) == set(_table("benchmark", "JSON key"))
-  columns = _figures(set(_table("steer", "Column")) - {"class_l2", "log_z", "judge_score"})
-  assert set(done.json["rows"][0]) == columns | {"sampler", "steps_asked", "error"}
+  left_out = {"class_l2", "log_z", "judge_score", "judge_<name>"}
+  columns = _figures(set(_table("steer", "Column")) - left_out)
+  own = {"sampler", "steps_asked", "strength", "cost_ratio", "cost_ratio_published", "error"}
+  assert set(done.json["rows"][0]) == columns | own
 
 
 def test_the_keys_and_columns_of_a_benchmark_of_speed(commands, tmp_path):
@@ -153,7 +155,9 @@ def test_the_keys_of_the_demo_and_of_an_evaluation_of_images(commands, tmp_path)
   config = f"--config={run_case.ROOT / 'experiments/configs/digits.py'}:smoke"
   done = commands("demo", config, f"--workdir={tmp_path}")
   assert set(done.json) == set(_table("demo", "JSON key")) | set(_table("train", "JSON key"))
-  assert set(done.json["steering"][0]) == _figures(set(_table("steer", "Column")) - {"sw2", "mmd2", "log_z"})
+  assert set(done.json["steering"][0]) == _figures(
+    set(_table("steer", "Column")) - {"sw2", "mmd2", "log_z", "judge_<name>"}
+  )
   page = (tmp_path / "report.html").read_text()
   for title in (
     "Judged samples",

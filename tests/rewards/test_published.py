@@ -64,6 +64,22 @@ def test_a_reward_by_class(files, name, weights):
   np.testing.assert_allclose(one.build(name)(X)[0], values[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["hpsv2", "imagereward", "aesthetic"])
+def test_random_weights_stand_for_files(name, tmp_path):
+  """Without weights, tokenizer and the library that reads it; a prompt for each class all the same."""
+  (tmp_path / "names.txt").write_text("shark\ndog\n")
+  own = PreferenceConfig(weights="random", architecture="tiny", class_names=str(tmp_path / "names.txt"))
+  if name == "aesthetic":
+    own = PreferenceConfig(weights="random", head="random", architecture="tiny")
+  reward = own.build(name)
+  values = np.asarray(reward(X, LABEL))
+  assert np.isfinite(values).all()
+  if name != "aesthetic":
+    assert abs(reward(X, {"label": np.array([0, 0])})[0] - values[0]) > 1e-6  # another prompt
+  np.testing.assert_array_equal(own.build(name)(X, LABEL), values)
+  assert own.identity == PreferenceConfig(**vars(own)).identity
+
+
 @needs_tokenizers
 def test_both_layouts_of_clip_give_one_reward(files):
   values = [config(files, weights).build("hpsv2")(X, LABEL) for weights in ("open_clip", "transformers")]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mfm_jax.training.benchmark import _cases
+from mfm_jax.training import benchmark_cases
 from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.steer_config import SteerConfig
 
@@ -10,11 +10,13 @@ from mfm_jax.training.steer_config import SteerConfig
 def cases(**changes):
   methods = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g", "hybrid")
   steer = SteerConfig(methods=methods)
-  return _cases(BenchmarkConfig(steer=steer, samplers=("ode",), draws=(1, 4), **changes))
+  return benchmark_cases.cases(BenchmarkConfig(steer=steer, samplers=("ode",), draws=(1, 4), **changes))
 
 
 def test_rows_of_every_method():
-  assert [case[1:] for case in cases(dps_steps=(0, 9))] == [
+  found = cases(dps_steps=(0, 9))
+  assert {case.sampler for case in found} == {"ode"}
+  assert [(case.method, case.draws, case.steps) for case in found] == [
     ("base", (0,), 0),
     ("best_of_n", (1, 4), 0),
     ("dps", (0,), 0),
@@ -27,7 +29,7 @@ def test_rows_of_every_method():
 
 
 def test_methods_that_differentiate_every_draw_may_have_fewer():
-  found = {method: draws for _, method, draws, _ in cases(draws_g=(2,))}
+  found = {case.method: case.draws for case in cases(draws_g=(2,))}
   assert (found["mfm_gf"], found["mfm_g"], found["hybrid"]) == ((4,), (2,), (2,))
   with pytest.raises(ValueError, match="draws must be at least 1; got 0"):
     cases(draws_g=(0,))

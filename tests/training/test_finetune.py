@@ -13,9 +13,9 @@ import run_case
 
 from experiments.configs import finetune_gmm
 from mfm_jax.finetuning.draws import draw
-from mfm_jax.training import generate, loop, run, sharding, step
+from mfm_jax.training import generate, hoisted, loop, run, sharding, step
 from mfm_jax.training.config import differences, from_dict, to_dict
-from mfm_jax.training.finetune import finetune, make_loss, start
+from mfm_jax.training.finetune import example, finetune, make_loss, on_samples, start
 from mfm_jax.training.finetune_config import FinetuneConfig
 from mfm_jax.training.run import load_run
 
@@ -189,6 +189,21 @@ def test_a_value_that_is_not_finite_stops_it(finished, tmp_path, monkeypatch):
     finetune(smoke(finished), tmp_path)
 
 
+def test_networks_of_rewards_are_arguments_of_the_train_step(finished, tmp_path):
+  """Of 300 x 300 numbers, each of which would take some characters of the program."""
+  weights = jax.random.normal(jax.random.key(0), (2, 45_000))
+  config, base = smoke(finished), load_run(finished)
+  reward = on_samples(lambda x, cond: jnp.tanh(x @ weights).mean(1), lambda x: x / 2)
+  arrays, lifted = hoisted.lift(reward, *example(base))
+  assert [array.shape for array in arrays] == [(2, 45_000)]
+  loss = make_loss(base, start(base, config, tmp_path), config.loss, config.draws, lifted)
+  frozen = {"base": base.params, "reward": arrays}
+  batch = {"x1": jnp.ones((4, 2))}
+  gradient = jax.jit(jax.grad(lambda *rest: loss(*rest)[0]))
+  text = gradient.lower(base.params, frozen, batch, jax.random.key(0), 1).as_text()
+  assert len(text) < 8 * weights.size  # hexadecimal digits of float32
+
+
 def test_guidance_is_one_declared_scale(labelled, tmp_path):
   finetune(smoke(labelled, {"draws.guidance": 2.0, "steps": 2}), tmp_path / "run")
   loaded = load_run(tmp_path / "run")
@@ -229,9 +244,10 @@ def test_one_guidance_for_everything_in_training(labelled, tmp_path, monkeypatch
   base = load_run(labelled)
   laws = dataclasses.replace(config.draws, num_classes=3, guided=True)
   tuned = start(base, config, tmp_path)
-  loss = make_loss(base, tuned, config.loss, laws, config.build_reward(), None)
+  arrays, reward = hoisted.lift(config.build_reward(), *example(base))
+  loss = make_loss(base, tuned, config.loss, laws, reward)
   batch = {"x1": jnp.ones((16, 2)), "label": jnp.arange(16) % 3}
-  loss(base.params, base.params, batch, jax.random.key(0), 1)
+  loss(base.params, {"base": base.params, "reward": arrays}, batch, jax.random.key(0), 1)
   drawn = draw(jax.random.key(0), batch, laws)
   assert len(seen) == 3
   for label, scale in seen:

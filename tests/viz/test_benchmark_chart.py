@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mfm_jax.viz import style
-from mfm_jax.viz.benchmark import error_curves
+from mfm_jax.viz.benchmark import error_curves, reward_curves
 
 PANEL = {
   "base": [(0, 250, 1.9, 0.02)],
@@ -37,3 +37,13 @@ def test_two_charts_a_panel_with_a_line_across_for_a_method_without_draws():
 def test_bad_arguments(panels, message):
   with pytest.raises(ValueError, match=message):
     error_curves(panels, y_label="error")
+
+
+def test_a_chart_of_rewards_for_each_panel():
+  points = {"base": [(250, 0.1, 0.02)], "mfm_g": [(4250, 0.9, None), (1250, 0.7, 0.1), (9, None, None)]}
+  figure = reward_curves({"λ = 1": points, "λ = 5": points}, order=["dps", "base", "mfm_g"])
+  lines = {(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in figure.axes[1].lines}
+  assert ((1250, 4250), (0.7, 0.9)) in lines
+  assert figure.axes[0].get_xscale() == "log"
+  with pytest.raises(ValueError, match="cost of 'base' must be positive; got 0"):
+    reward_curves({"": {"base": [(0, 1.0, None)]}})
