@@ -1,5 +1,7 @@
 """The default configurations as ConfigDicts, and `smoke`, which shrinks any of them."""
 
+from typing import Any
+
 import ml_collections
 
 from mfm_jax.data.datasets import DataConfig
@@ -111,7 +113,7 @@ WEIGHTS = {
 HEAD = "weights/aesthetic/sac+logos+ava1-l14-linearMSE.pth"  # of the aesthetic predictor
 
 
-def preference(name: str, mode: str, **prompts: str) -> dict:
+def preference(name: str, mode: str, **prompts: Any) -> dict:
   """A reward of human preference, of its published file; with mode "smoke" tiny and of random weights.
 
   Args:
@@ -119,11 +121,12 @@ def preference(name: str, mode: str, **prompts: str) -> dict:
     mode: of the configuration.
     prompts: keys of its `preference`, such as prompt.
   """
-  own = {"weights": WEIGHTS[name], "head": HEAD if name == "aesthetic" else "", **prompts}
+  head = HEAD if name == "aesthetic" else ""
+  own = PreferenceConfig(weights=WEIGHTS[name], head=head, **prompts)
   if _is_smoke(mode):
-    own |= {"weights": "random", "head": "random" if own["head"] else "", "architecture": "tiny"}
-    own |= {"prompt": "A photo.", "class_names": ""}
-  return _tuples(to_dict(RewardConfig(name=name, preference=PreferenceConfig(**own))))
+    random: dict[str, Any] = {"weights": "random", "head": "random" if head else "", "architecture": "tiny"}
+    own = PreferenceConfig(**random, prompt="A photo.")
+  return _tuples(to_dict(RewardConfig(name=name, preference=own)))
 
 
 def finish_noise(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:
