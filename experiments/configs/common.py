@@ -1,5 +1,7 @@
 """The default configurations as ConfigDicts, and `smoke`, which shrinks any of them."""
 
+from typing import Any
+
 import ml_collections
 
 from mfm_jax.data.datasets import DataConfig
@@ -119,7 +121,7 @@ def preference(name: str, mode: str, **prompts: str) -> dict:
     mode: of the configuration.
     prompts: keys of its `preference`, such as prompt.
   """
-  own = {"weights": WEIGHTS[name], "head": HEAD if name == "aesthetic" else "", **prompts}
+  own: dict[str, Any] = {"weights": WEIGHTS[name], "head": HEAD if name == "aesthetic" else "", **prompts}
   if _is_smoke(mode):
     own |= {"weights": "random", "head": "random" if own["head"] else "", "architecture": "tiny"}
     own |= {"prompt": "A photo.", "class_names": ""}
@@ -174,6 +176,10 @@ def finish_benchmark(config: ml_collections.ConfigDict, mode: str) -> ml_collect
     config.draws = (1, 4)
     variance.states, variance.repeats, variance.reference, variance.times = 32, 2, 16, (0.3, 0.7)
     inverse.num, inverse.steps, inverse.draws = 4, 8, 4
+    images = config.fid.images
+    images.num, images.few, images.split = 32, True, "test"
+    images.splits, images.subset = 2, 16
+    config.fid.steps, config.fid.times, config.fid.guidance = (1, 2), (0.0, 0.5), 0.0
   return config.lock()
 
 

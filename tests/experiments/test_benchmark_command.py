@@ -123,7 +123,7 @@ def test_estimators_of_the_gradient(commands, tmp_path):
     (["--suite=gmm:smoke", "--oracle", "--run=x"], "--run and --oracle exclude each other"),
     (["--suite=variance:smoke"], "a benchmark without config.run needs --run or --oracle; got neither"),
     (["--suite=inpainting:smoke", "--oracle"], "--oracle must be absent for kind=inverse"),
-    ([*ORACLE, "--ema=raw"], "--oracle must be absent for kind=inverse and with --ema"),
+    ([*ORACLE, "--ema=raw"], "for kind=fid and with --ema; got"),
     (
       ["--suite=gmm:smoke", "--config.kind=variance", "--config.run.loss.consistency=none"],
       "posterior draws need a run trained as a map",
