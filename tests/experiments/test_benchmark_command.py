@@ -113,7 +113,7 @@ def test_estimators_of_the_gradient(commands, tmp_path):
   [
     (
       ["--suite=cifar"],
-      "--suite must be one of gmm, imagenet_steering, inpainting, mnist, mnist_cpu, variance, "
+      "--suite must be one of gmm, imagenet_fid, imagenet_steering, inpainting, mnist, mnist_cpu, variance, "
       "variance_digits, throughput; got",
     ),
     (["--suite=gmm:smoke", "--config=x.py"], "--suite and --config exclude each other"),
@@ -138,7 +138,7 @@ def test_estimators_of_the_gradient(commands, tmp_path):
       "largest draws, for mfm_gf must be at least 2; got 1",
     ),
     ([*ORACLE, "--config.samplers=('heun',)"], "samplers must be one of ode, sde; got 'heun'"),
-    ([*ORACLE, "--config.kind=speed"], "kind must be one of steering, variance, inverse; got 'speed'"),
+    ([*ORACLE, "--config.kind=speed"], "kind must be one of steering, variance, inverse, fid; got 'speed'"),
     (["--suite=gmm:smoke", "--config.steer.teacher=oracle", "--run=x"], "--run and --oracle exclude"),
     ([*ORACLE, "--config.run.steqs=5"], "unknown config key config.run.steqs (did you mean steps?)"),
     ([*ORACLE, "--config.variance.repeats=1"], "variance.repeats must be at least 2; got 1"),
