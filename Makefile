@@ -17,11 +17,12 @@ RUN    := $(VENV)/bin/python -m
 PYTEST := $(RUN) pytest -q -n $(JOBS) --dist loadfile --durations=10 $(PYTEST_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebooks test test-all lint types
+.PHONY: help setup demo rehearsal notebooks test test-all lint types
 
 help:
 	@echo 'make setup     make .venv; install the pinned requirements and this project into it'
 	@echo 'make demo      train a Meta Flow Map on scanned digits; write runs/demo/report.html'
+	@echo 'make rehearsal the ImageNet experiments at toy size, on CIFAR-10 in $$MFM_DATA_DIR; runs/rehearsal'
 	@echo 'make notebooks write notebooks/*.ipynb, for Jupyter and Colab'
 	@echo 'make test      run the fast tests'
 	@echo 'make test-all  run all tests, those marked slow too'
@@ -33,6 +34,9 @@ setup: $(READY)
 
 demo: $(READY)
 	$(RUN) experiments.demo --workdir=runs/demo
+
+rehearsal: $(READY)
+	$(RUN) experiments.rehearsal --workdir=runs/rehearsal
 
 notebooks: $(READY)
 	$(VENV)/bin/python notebooks/convert.py

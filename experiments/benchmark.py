@@ -3,6 +3,7 @@
 python -m experiments.benchmark --suite=gmm --workdir=runs/benchmark_gmm
 python -m experiments.benchmark --suite=gmm --oracle --workdir=runs/benchmark_gmm_oracle
 python -m experiments.benchmark --suite=mnist_cpu --workdir=runs/benchmark_mnist
+python -m experiments.benchmark --suite=imagenet_fid --run=runs/imagenet_xl2 --workdir=runs/benchmark_fid
 python -m experiments.benchmark --suite=throughput --config=experiments/configs/imagenet_b2.py --out=b.json
 
 The last times the train step of any configuration, with --methods steering by its network too.
@@ -14,7 +15,7 @@ from absl import flags
 
 from experiments import cli, speed
 from experiments.config_names import CONFIGS
-from mfm_jax.training import benchmark
+from mfm_jax.training import benchmark, distributed
 from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.config import RunConfig
 
@@ -37,6 +38,7 @@ _EMA = flags.DEFINE_string("ema", "", "Decay of the average of --run, raw for no
 def main():
   """Trains, measures, writes; returns what benchmark.json holds but for the configuration."""
   if _SUITE.value == THROUGHPUT:
+    distributed.require_one("this benchmark")
     return speed.main(cli.config(_CONFIG))
   config = cli.config(_CONFIG)
   if not _WORKDIR.value:
@@ -68,4 +70,4 @@ def with_config(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-  cli.run(main, expand=with_config)
+  cli.run(main, expand=with_config, processes=True)

@@ -47,8 +47,8 @@ def run(
     if len(argv) > 1:
       raise ValueError(f"every argument must be a --flag; got {argv[1]!r}")
     distributed.join(detect=_DISTRIBUTED.value)
-    if not processes and jax.process_count() > 1:
-      raise ValueError(f"this command must run in one process; got {jax.process_count()}")
+    if not processes:
+      distributed.require_one("this command")
     result = main()
     if distributed.is_primary():
       print(json.dumps(result), flush=True)

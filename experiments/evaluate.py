@@ -16,9 +16,10 @@ from experiments import cli
 from mfm_jax.metrics.reference import CROPS
 from mfm_jax.metrics.samples import ROUNDINGS
 from mfm_jax.models.inception import CONVENTIONS
-from mfm_jax.training import decoding, evaluation
+from mfm_jax.training import decoding, distributed, evaluation
 from mfm_jax.training.evaluation import ImageConfig
 from mfm_jax.training.run import load_run
+from mfm_jax.viz.files import write_atomically
 from mfm_jax.viz.tables import text_table
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Run folder.")
@@ -50,9 +51,7 @@ flags.DEFINE_string("write_reference", "", "FID suite: .npz to write the referen
 def main():
   """Evaluates, prints tables, writes evaluation.json into the run folder."""
   run = None if _SAMPLES.value and not _WORKDIR.value else load_run(_WORKDIR.value, ema=_EMA.value)
-  own: dict[str, Any] = {
-    field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(ImageConfig)
-  }
+  own: dict[str, Any] = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(ImageConfig)}
   found = evaluation.evaluate(
     run,
     _METRICS.value,
@@ -66,14 +65,15 @@ def main():
     steps=_STEPS.value,
     times=[float(t) for t in _TIMES.value],
   )
-  for name, rows in found.items():
+  for name, rows in found.items() if distributed.is_primary() else ():
     print(text_table(name, [rows] if isinstance(rows, dict) else rows))
   if run is None:
     return {"samples": _SAMPLES.value, **found}
   result = {"step": run.step, "ema": run.ema, **found}
-  (run.workdir / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+  content = (json.dumps(result, indent=2) + "\n").encode()
+  distributed.on_primary(lambda: write_atomically(run.workdir / "evaluation.json", content))
   return result
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, processes=True)

@@ -1,10 +1,8 @@
 """Random weights and small tokenizers in the forms in which those of preference rewards are published."""
 
-import gzip
 import json
 import pathlib
 
-import jax
 import numpy as np
 
 from mfm_jax import convert
@@ -12,24 +10,10 @@ from mfm_jax.convert import preference as layouts
 from mfm_jax.models import blip, clip
 from mfm_jax.models.score_head import ScoreHead
 from mfm_jax.rewards import tokenizers
+from mfm_jax.training.stand_ins import random_params as noisy
+from mfm_jax.training.stand_ins import write_clip_vocabulary
 
-
-def noisy(init, seed: int = 0, spread: float = 0.1):
-  """Parameters of `init`, none as it starts: a bias of zero or a scale of one would hide a mistake."""
-  shapes = jax.eval_shape(init, jax.random.key(0))
-  rng = np.random.default_rng(seed)
-
-  def leaf(path, shape):
-    name = path[-1].key
-    # Kernels keep the size of signals.
-    size = {"kernel": shape.shape[-2] ** -0.5 if shape.ndim > 1 else 0.0, "embedding": 1.0}.get(name, spread)
-    values = rng.normal(size=shape.shape) * size
-    return (values + (name == "scale")).astype(np.float32)
-
-  params = jax.tree_util.tree_map_with_path(leaf, shapes)
-  if "log_scale" in params:
-    params["log_scale"] = np.float32(2.5)
-  return params
+__all__ = ["head", "noisy", "state_of", "write", "write_bert_vocabulary", "write_clip_vocabulary"]
 
 
 def head(width: int):
@@ -63,15 +47,6 @@ def write_bert_vocabulary(folder: pathlib.Path) -> pathlib.Path:
   tokens += dict.fromkeys([*letters, *("##" + letter for letter in letters), *words])
   path = folder / "vocab.txt"
   path.write_text("\n".join(tokens) + "\n")
-  return path
-
-
-def write_clip_vocabulary(folder: pathlib.Path) -> pathlib.Path:
-  """As open_clip's, with a few merges; start and end are not the last ids of a real vocabulary."""
-  merges = ["t h", "o f</w>", "th e</w>", "i n", "in g</w>", "d o", "do g</w>"]
-  path = folder / "bpe_simple_vocab_16e6.txt.gz"
-  with gzip.open(path, "wt", encoding="utf-8") as file:
-    file.write("\n".join(["#version: 0.2", *merges]))
   return path
 
 

@@ -113,7 +113,7 @@ WEIGHTS = {
 HEAD = "weights/aesthetic/sac+logos+ava1-l14-linearMSE.pth"  # of the aesthetic predictor
 
 
-def preference(name: str, mode: str, **prompts: Any) -> dict:
+def preference(name: str, mode: str, **prompts: str) -> dict:
   """A reward of human preference, of its published file; with mode "smoke" tiny and of random weights.
 
   Args:
@@ -121,12 +121,11 @@ def preference(name: str, mode: str, **prompts: Any) -> dict:
     mode: of the configuration.
     prompts: keys of its `preference`, such as prompt.
   """
-  head = HEAD if name == "aesthetic" else ""
-  own = PreferenceConfig(weights=WEIGHTS[name], head=head, **prompts)
+  own: dict[str, Any] = {"weights": WEIGHTS[name], "head": HEAD if name == "aesthetic" else "", **prompts}
   if _is_smoke(mode):
-    random: dict[str, Any] = {"weights": "random", "head": "random" if head else "", "architecture": "tiny"}
-    own = PreferenceConfig(**random, prompt="A photo.")
-  return _tuples(to_dict(RewardConfig(name=name, preference=own)))
+    own |= {"weights": "random", "head": "random" if own["head"] else "", "architecture": "tiny"}
+    own |= {"prompt": "A photo.", "class_names": ""}
+  return _tuples(to_dict(RewardConfig(name=name, preference=PreferenceConfig(**own))))
 
 
 def finish_noise(config: ml_collections.ConfigDict, mode: str) -> ml_collections.ConfigDict:
@@ -177,6 +176,10 @@ def finish_benchmark(config: ml_collections.ConfigDict, mode: str) -> ml_collect
     config.draws = (1, 4)
     variance.states, variance.repeats, variance.reference, variance.times = 32, 2, 16, (0.3, 0.7)
     inverse.num, inverse.steps, inverse.draws = 4, 8, 4
+    images = config.fid.images
+    images.num, images.few, images.split = 32, True, "test"
+    images.splits, images.subset = 2, 16
+    config.fid.steps, config.fid.times, config.fid.guidance = (1, 2), (0.0, 0.5), 0.0
   return config.lock()
 
 

@@ -83,7 +83,9 @@ def read_autoencoder(path: str | pathlib.Path) -> tuple[AutoencoderConfig, PyTre
   try:
     return config, to_params(read_state(file), config)
   except ValueError as error:
-    raise ValueError(f"{error} in {file}") from error
+    raise ValueError(
+      f"{file} must hold the weights of {FILE}, as published at {PUBLISHED}: {error}"
+    ) from error
 
 
 def write_autoencoder(folder: str | pathlib.Path, config: AutoencoderConfig, params: PyTree) -> None:

@@ -9,7 +9,9 @@ import safetensors.numpy
 _TORCH = (".pt", ".pth", ".ckpt")
 
 
-def read_state(path: str | pathlib.Path, *, entry: str = "", name: str = "--from") -> dict[str, np.ndarray]:
+def read_state(
+  path: str | pathlib.Path, *, entry: str = "", name: str = "--from", source: str = ""
+) -> dict[str, np.ndarray]:
   """The tensors of a file as float32 arrays by name.
 
   Args:
@@ -17,6 +19,7 @@ def read_state(path: str | pathlib.Path, *, entry: str = "", name: str = "--from
     entry: of a .pt that holds several state dicts, such as "ema" or "model"; "" where it holds one, or has
       "ema" or "state_dict" among them.
     name: what errors call the path.
+    source: which file it should be and where it is published, for errors.
 
   Raises:
     ValueError: no such file, another kind of file, one that is damaged or holds other things than tensors, no
@@ -24,7 +27,7 @@ def read_state(path: str | pathlib.Path, *, entry: str = "", name: str = "--from
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise ValueError(f"{name} must name a file of weights; got {path}: no such file")
+    raise ValueError(f"{name} must name {source or 'a file of weights'}; got {path}: no such file")
   if path.suffix == ".safetensors":
     state = _read_safetensors(path)
   elif path.suffix in _TORCH:

@@ -15,6 +15,12 @@ from mfm_jax import checks
 from mfm_jax.models.dit import DiTConfig
 
 KINDS = ("mfm", "dmf", "sit", "repa")
+PUBLISHED = {  # what to ask a user for
+  "mfm": "a Meta Flow Map's checkpoint (MFM-XL/2, MFM-B/2) of https://github.com/adh1s/mfm",
+  "dmf": "a checkpoint (DMF-XL/2+) of the repository of Decoupled MeanFlow",
+  "sit": "SiT-XL-2-256x256.pt of https://github.com/willisma/SiT",
+  "repa": "a checkpoint (SiT-XL/2 + REPA) of https://github.com/sihyun-yu/REPA",
+}
 UNUSED = {"repa": re.compile(r"projectors\..*")}  # listed by a conversion, not converted
 POSITIONS = re.compile(r"(blocks\.\d+\.)?pos_embed")  # fixed: checked, and written again
 

@@ -90,14 +90,16 @@ class PreferenceConfig:
       assert ids is not None
       assert mask is not None
       score = blip.build(blip.PRESETS[self._architecture(name)])
-      params = _params(path, "weights", lambda state: layouts.imagereward_leaves(), score.init)
+      params = _params(path, "weights", lambda state: layouts.imagereward_leaves(), score.init, WEIGHTS[name])
       return preference.imagereward(score, params, ids, mask, precision=self.precision)
     net = clip.build(clip.PRESETS[self._architecture(name)])
-    params = _params(path, "weights", lambda state: layouts.clip_leaves(layouts.clip_layout(state)), net.init)
+    params = _params(
+      path, "weights", lambda state: layouts.clip_leaves(layouts.clip_layout(state)), net.init, WEIGHTS[name]
+    )
     if name == "aesthetic":
       features = np.zeros((1, net.config.embedding), np.float32)
       init = lambda key: ScoreHead().init(key, features)["params"]  # noqa: E731
-      head = _params(pathlib.Path(self.head), "head", lambda state: layouts.head_leaves(), init)
+      head = _params(pathlib.Path(self.head), "head", lambda state: layouts.head_leaves(), init, HEAD)
       return preference.aesthetic(net, params, head, precision=self.precision)
     assert ids is not None
     make = {"clip": preference.clip_score, "pickscore": preference.pickscore, "hpsv2": preference.hpsv2}
@@ -187,13 +189,15 @@ def _check_file(key: str, path: str, source: str, name: str) -> None:
 
 
 def _params(
-  path: pathlib.Path, key: str, leaves: Callable[[dict], list[layouts.Leaf]], init: Callable
+  path: pathlib.Path, key: str, leaves: Callable[[dict], list[layouts.Leaf]], init: Callable, source: str
 ) -> PyTree:
   """The parameters in a file, those of the network that `init` makes."""
   if str(path) == RANDOM:
     return random_params(init)
-  state = convert.read_state(path, name=f"reward.preference.{key}")
+  state = convert.read_state(path, name=f"reward.preference.{key}", source=source)
   try:
     return layouts.to_params(state, leaves(state), jax.eval_shape(init, jax.random.key(0)))
   except ValueError as error:
-    raise ValueError(f"reward.preference.{key}={path} does not fit the network: {error}") from None
+    raise ValueError(
+      f"reward.preference.{key}={path} does not fit the network: {error}; it must be {source}"
+    ) from None

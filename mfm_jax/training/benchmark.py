@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from mfm_jax.data import datasets
-from mfm_jax.training import against_best_of_n, comparison, folder, inverse, subject, variance
+from mfm_jax.training import (
+  against_best_of_n,
+  comparison,
+  distributed,
+  fid_suite,
+  folder,
+  inverse,
+  subject,
+  variance,
+)
 from mfm_jax.training.benchmark_cases import cases, settings
 from mfm_jax.training.benchmark_config import BenchmarkConfig
 from mfm_jax.training.classifier import train_classifier
@@ -63,10 +72,12 @@ def benchmark(
     raise ValueError(f"--run and --oracle exclude each other; got --run={run} with --oracle")
   if not (run or oracle or config.run):
     raise ValueError("a benchmark without config.run needs --run or --oracle; got neither")
-  if oracle and (config.kind == "inverse" or ema):
+  if oracle and (config.kind in ("inverse", "fid") or ema):
     raise ValueError(
-      f"--oracle must be absent for kind=inverse and with --ema; got {config.kind}, --ema={ema}"
+      f"--oracle must be absent for kind=inverse, for kind=fid and with --ema; got {config.kind}, --ema={ema}"
     )
+  if config.kind != "fid":
+    distributed.require_one(f"a benchmark of kind={config.kind}")
   training = None if run or oracle else config.run
   share = _share(part)
   if part and (config.kind != "steering" or training is not None or config.classifier is not None):
@@ -88,8 +99,9 @@ def benchmark(
   if config.classifier is not None:
     train_classifier(config.classifier, workdir / CLASSIFIER)
   _check(config, what, trained=True)
-  ledger.identify("oracle" if what.run is None else what.run.sha256, config.steer.classifiers)
-  return {"steering": _steering, "variance": _variance, "inverse": _inverse}[config.kind](
+  parameters = "oracle" if what.run is None else what.run.sha256
+  ledger.identify(parameters=parameters, classifiers=config.steer.classifiers)
+  return {"steering": _steering, "variance": _variance, "inverse": _inverse, "fid": _fid}[config.kind](
     config, what, ledger
   )
 
@@ -134,6 +146,8 @@ def _check(config: BenchmarkConfig, what: Subject, *, trained: bool) -> None:
     for part in config.variance.rewards:
       if trained or config.classifier is None or part.name != "classes":
         part.build()
+  elif config.kind == "fid":
+    fid_suite.check(config.fid, what)
   elif config.kind == "steering":
     # A classifier that is still to be trained is differentiable, and gives one number a sample.
     known = trained or config.classifier is None
@@ -166,12 +180,12 @@ class _Ledger:
     if new:
       print(f"going on with {path}: {len(new)} rows", flush=True)
 
-  def identify(self, parameters: str, classifiers: str) -> None:
+  def identify(self, **identities: Any) -> None:
     """Says whose rows they are: of which parameters, of the run and of the classifiers in the reward."""
-    self._identify("parameters", parameters)
-    self._identify("classifiers", classifiers)
+    for name, identity in identities.items():
+      self._identify(name, identity)
 
-  def _identify(self, name: str, identity: str) -> None:
+  def _identify(self, name: str, identity: Any) -> None:
     old = self.content.setdefault(name, identity)
     self._same(differences({name: old}, {name: identity}, "of the run"))
 
@@ -192,7 +206,8 @@ class _Ledger:
 
   def set(self, **values) -> dict[str, Any]:
     self.content |= values
-    write_atomically(self.path, (json.dumps(self.content, indent=2) + "\n").encode())
+    content = (json.dumps(self.content, indent=2) + "\n").encode()
+    distributed.on_primary(lambda: write_atomically(self.path, content))
     return self.content
 
 
@@ -214,9 +229,9 @@ def _steering(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[s
     if steer.sampler not in reference:
       reference[steer.sampler] = comparison.base_samples(what, reward, steer)
     strong = scaled(reward, case.strength) if case.strength else reward
-    base, method, early = reference[steer.sampler], case.method, case.draws[:-1]
+    base, before = reference[steer.sampler], case.draws[:-1]
     try:
-      found = comparison.run_method(what, strong, steer, assess, base, method, milestones=early)
+      found = comparison.run_method(what, strong, steer, assess, base, case.method, milestones=before)
     except NotFiniteError as error:
       print(f"{case.method}: {error}", flush=True)
       ledger.add({**case.key, "error": str(error)})
@@ -281,6 +296,18 @@ def _inverse(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[st
       write_atomically(path(name).with_suffix(".png"), style.figure_png(solved[0].picture()))
     ledger.add({"operator": name, **row})
     print(text_table(name, [row]), flush=True)
+  return ledger.content
+
+
+def _fid(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[str, Any]:
+  def extracted_by(fingerprint: dict[str, str]) -> None:
+    ledger.identify(extractor=fingerprint)
+
+  folder = ledger.path.parent
+  fid_suite.measure(config.fid, what, folder, has=ledger.has, add=ledger.add, extracted_by=extracted_by)
+  if distributed.is_primary():
+    print(fid_suite.report(ledger.rows), flush=True)
+    write_atomically(ledger.path.with_name(FIGURE), fid_suite.figure(ledger.rows))
   return ledger.content
 
 

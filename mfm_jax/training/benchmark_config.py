@@ -6,11 +6,12 @@ from mfm_jax import checks
 from mfm_jax.steering import cost, steer
 from mfm_jax.training.classifier import ClassifierConfig
 from mfm_jax.training.config import RunConfig
+from mfm_jax.training.fid_suite import FidConfig
 from mfm_jax.training.inverse import InverseConfig
 from mfm_jax.training.steer_config import SteerConfig
 from mfm_jax.training.variance import VarianceConfig
 
-KINDS = ("steering", "variance", "inverse")
+KINDS = ("steering", "variance", "inverse", "fid")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class BenchmarkConfig:
 
   Attributes:
     kind: "steering", methods against numbers of draws; "variance", estimators of grad V; "inverse", inverse
-      problems.
+      problems; "fid", samples in a few steps and posterior draws of noised pictures.
     run: the map; None where --run or --oracle must say what is compared. --oracle stands for
       steer.teacher=oracle.
     classifier: of the rewards "classes"; None where these name one themselves, or there are none.
@@ -57,6 +58,7 @@ class BenchmarkConfig:
     samplers: "ode", "sde" ("steering"). SMC runs with the SDE alone, a search without either, once.
     variance: states, schemes and rewards ("variance").
     inverse: operators and sampler ("inverse").
+    fid: metrics, steps and times ("fid"); latents are decoded by steer.decoder.
   """
 
   kind: str = "steering"
@@ -74,6 +76,7 @@ class BenchmarkConfig:
   samplers: tuple[str, ...] = ("ode", "sde")
   variance: VarianceConfig = dataclasses.field(default_factory=VarianceConfig)
   inverse: InverseConfig = dataclasses.field(default_factory=InverseConfig)
+  fid: FidConfig = dataclasses.field(default_factory=FidConfig)
 
   def __post_init__(self):
     checks.one_of("kind", self.kind, KINDS)

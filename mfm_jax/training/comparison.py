@@ -94,10 +94,9 @@ def assessor(subject: Subject, config: SteerConfig, reward: Reward) -> Assessor:
     return Assessor(tilt=tilt, log_z=float(log_z), scores=scores)
   run = subject.run
   if run is None or not (run.info.image and run.info.num_classes):
-    # That of latents is a network.
     decode = subject.decode
     if decode is not None and run is not None and not run.info.image:
-      decode = Blocks(decode)
+      decode = Blocks(decode)  # latents need a network
     return Assessor(decode=decode, scores=scores)
   judge = classes.judge_of(datasets.load(run.config.data).train)
   return Assessor(

@@ -64,6 +64,7 @@ class RunConfig:
   interpolant: str = "linear"
   teacher: str = ""  # "oracle" (mixtures), the workdir of a trained run, or "" for none
   init: str = ""  # the workdir of a run whose parameters training starts from, or "" for none
+  decoder: str = ""  # of latents: folder or file of their autoencoder, for the pictures while it trains
   seed: int = 0
   steps: int = 10_000
   batch_size: int = 256  # over all devices and hosts

@@ -155,9 +155,14 @@ def read(path: str, weights: Weights, *, entry: str = "") -> tuple[RunConfig, Da
   Raises:
     ValueError: what `convert` and `describe` refuse.
   """
-  state, prefix = convert.strip_prefix(convert.read_state(path, entry=entry), weights.kind)
-  config, info = describe(state, weights)
-  net, unused = convert.to_params(state, weights.kind, config.model.dit)
+  source = names.PUBLISHED[weights.kind]
+  state = convert.read_state(path, entry=entry, source=source)
+  try:
+    state, prefix = convert.strip_prefix(state, weights.kind)
+    config, info = describe(state, weights)
+    net, unused = convert.to_params(state, weights.kind, config.model.dit)
+  except ValueError as error:
+    raise ValueError(f"{error}, in {path}; --kind={weights.kind} reads {source}") from error
   params = {"net": net}
   fresh = jax.eval_shape(parts(config, info).model.init, jax.random.key(0))
   if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, fresh):

@@ -1,7 +1,7 @@
 """Several processes that run one program: how they join, and what one of them does for all."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -89,6 +89,36 @@ def shared(make: Callable[[int], np.ndarray], shapes: list[tuple[int, ...]]) -> 
     multihost_utils.broadcast_one_to_all(part, is_source=i % count == jax.process_index())
     for i, part in enumerate(out)
   ]
+
+
+def share(items: Sequence[Any]) -> list[Any]:
+  """This process's items: every k-th one, for k processes."""
+  return list(items[jax.process_index() :: jax.process_count()])
+
+
+def from_each(value: np.ndarray) -> list[np.ndarray]:
+  """The arrays of all processes, bit for bit, in every process, which all must call it.
+
+  They are of one type and one number of axes.
+  """
+  if jax.process_count() == 1:
+    return [value]
+  out = []
+  for process in range(jax.process_count()):
+    ours = process == jax.process_index()
+    shape = multihost_utils.broadcast_one_to_all(np.array(value.shape, np.int32), is_source=ours)
+    # As bytes: JAX would round 64 bits to 32.
+    size = int(np.prod(shape, dtype=np.int64)) * value.dtype.itemsize
+    data = np.frombuffer(value.tobytes(), np.uint8) if ours else np.zeros(size, np.uint8)
+    data = multihost_utils.broadcast_one_to_all(data, is_source=ours) if size else data
+    out.append(np.asarray(data).view(value.dtype).reshape(shape))
+  return out
+
+
+def require_one(what: str) -> None:
+  """Raises a ValueError where `what` runs in several processes."""
+  if jax.process_count() > 1:
+    raise ValueError(f"{what} must run in one process; got {jax.process_count()}")
 
 
 def to_host(tree: PyTree) -> PyTree:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mfm_jax import checks
 from mfm_jax.metrics import reference
-from mfm_jax.training import fidelity, image_metrics
+from mfm_jax.training import distributed, fidelity, image_metrics
 from mfm_jax.training.classifier import decode_for
 from mfm_jax.training.features import extractor
 from mfm_jax.training.image_metrics import Reference, Suite
@@ -94,6 +94,7 @@ def evaluate(
     raise ValueError("a run, or a file of samples, must be given; got neither")
   out: dict[str, Any] = {}
   if run is not None and of_maps:
+    distributed.require_one(f"metrics {', '.join(of_maps)}")
     out |= fidelity.evaluate(
       run,
       of_maps,
@@ -114,8 +115,8 @@ def evaluate(
         "measured through the decoder of their autoencoder (--vae)"
       )
     run.cond(np.zeros(1, np.int32) if run.info.num_classes else None, guidance, 1)  # before a long reference
-  suite = _suite(run, of_images, images, seed)
-  known = _reference(run, suite, images, decode)
+  suite = suite_of(run, of_images, images, seed)
+  known = reference_of(run, suite, images, decode)
   out["extractor"] = {**suite.fingerprint.described(), "reference": images.reference}
   if run is None:
     return out | {"images": [image_metrics.of_samples(suite, sample_file, known)]}
@@ -130,7 +131,8 @@ def evaluate(
   return out
 
 
-def _suite(run: Run | None, metrics: tuple[str, ...], images: ImageConfig, seed: int) -> Suite:
+def suite_of(run: Run | None, metrics: tuple[str, ...], images: ImageConfig, seed: int) -> Suite:
+  """The suite that `images` describes, of a run or of a file of samples; raises as `Suite`."""
   cropped = run is not None and run.config.data.name in _CROPPED
   crop = images.crop or ("center" if cropped else "none")
   extract, fingerprint = extractor(images.inception, images.convention, rounding=images.rounding, crop=crop)
@@ -146,7 +148,13 @@ def _suite(run: Run | None, metrics: tuple[str, ...], images: ImageConfig, seed:
   )
 
 
-def _reference(run: Run | None, suite: Suite, images: ImageConfig, decode: Decode | None) -> Reference:
+def reference_of(run: Run | None, suite: Suite, images: ImageConfig, decode: Decode | None) -> Reference:
+  """What `images` says that samples are compared with; writes its statistics where that is asked for.
+
+  Raises:
+    ValueError: "data" without a run, statistics of unknown pictures that are to be written, what
+      `image_metrics.of_file` and `of_source` refuse.
+  """
   if images.reference != DATA:
     known = image_metrics.of_file(suite, images.reference)
   elif run is None or decode is None:
@@ -159,7 +167,7 @@ def _reference(run: Run | None, suite: Suite, images: ImageConfig, decode: Decod
         f"--write_reference must be of pictures, or a fingerprint would be made up; got {images.reference}, "
         "statistics that do not say what they are of"
       )
-    reference.write_statistics(
-      pathlib.Path(images.write_reference), known.pool, known.spatial, suite.fingerprint
-    )
+    statistics = known.pool, known.spatial, suite.fingerprint
+    path = pathlib.Path(images.write_reference)
+    distributed.on_primary(lambda: reference.write_statistics(path, *statistics))
   return known

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from mfm_jax.convert.inception import read_inception
 from mfm_jax.metrics.reference import Fingerprint
 from mfm_jax.metrics.statistics import Statistics
 from mfm_jax.models import inception
-from mfm_jax.training import sharding
+from mfm_jax.training import distributed, sharding
 from mfm_jax.training.state import params_sha256
 
 BATCH = 64  # pictures in one call of the network, for each device
@@ -107,6 +107,49 @@ def collect(
     raise ValueError("features need at least 1 picture; got none")
   joined = {name: np.concatenate(parts) for name, parts in held.items()}
   return Collected(pool=total, spatial=around.total(), held=joined)
+
+
+def of_all_processes(
+  found: Collected | None, rows: Callable[[int], np.ndarray], hold: Sequence[str] = ()
+) -> Collected:
+  """What all processes collected, as if one had had all the pictures; the same in every process.
+
+  Args:
+    found: of this one; None where it had no pictures.
+    rows: process -> the places, among all pictures, of those that it had, in its order.
+    hold: names of what is held. Of each, a process holds its first pictures, and all together the first
+      ones of all.
+
+  Raises:
+    ValueError: no pictures in any process.
+  """
+  if jax.process_count() == 1 and found is not None:
+    return found
+  pool = _merged(None if found is None else found.pool)
+  if pool is None:
+    raise ValueError("features need at least 1 picture; got none")
+  held = {}
+  for name in hold:
+    parts = distributed.from_each(np.zeros((0, 0), np.float32) if found is None else found.held[name])
+    places = np.concatenate([rows(process)[: len(part)] for process, part in enumerate(parts)])
+    joined = np.concatenate([part for part in parts if len(part)] or parts[:1])
+    held[name] = joined[np.argsort(places)]
+  spatial = _merged(None if found is None else found.spatial)
+  return Collected(pool=pool, spatial=spatial, held=held)
+
+
+def _merged(own: Statistics | None) -> Statistics | None:
+  """The statistics of all processes, merged in their order."""
+  own = own or Statistics.empty(0)
+  counts, means, scatters = (
+    distributed.from_each(value) for value in (np.array([own.count]), own.mean, own.scatter)
+  )
+  total = None
+  for count, mean, scatter in zip(counts, means, scatters, strict=True):
+    part = Statistics(count=int(count[0]), mean=mean, scatter=scatter)
+    if part.count:
+      total = part if total is None else total.merge(part)
+  return total
 
 
 class _Stream:

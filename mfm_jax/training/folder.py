@@ -11,7 +11,7 @@ from mfm_jax.training.config import RESUMABLE, differences, from_dict, to_dict
 FORMAT = 1
 RUN, CLASSIFIER, FINETUNED = "run", "classifier", "fine-tuned run"  # kinds of folders
 # Keys, when a folder is used again.
-_MAY_CHANGE = {RUN: RESUMABLE, CLASSIFIER: ("log_every",), FINETUNED: RESUMABLE}
+_MAY_CHANGE = {RUN: (*RESUMABLE, "decoder"), CLASSIFIER: ("log_every",), FINETUNED: RESUMABLE}
 _PARTIAL = "config.json.partial"  # all that a process killed at the start leaves
 
 

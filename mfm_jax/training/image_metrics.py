@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -21,14 +20,13 @@ from mfm_jax.metrics import samples, statistics
 from mfm_jax.metrics.reference import Fingerprint
 from mfm_jax.metrics.statistics import Gaussian
 from mfm_jax.models.inception import POOL, SPATIAL
-from mfm_jax.training import generate
-from mfm_jax.training.features import Collected, Extract, collect
+from mfm_jax.training import distributed, generate, shares
+from mfm_jax.training.features import Collected, Extract, collect, of_all_processes
 from mfm_jax.training.run import Run
 from mfm_jax.types import Decode
 
 METRICS = ("fid", "sfid", "is", "precision_recall", "kid", "class_fid", "posterior_fid")
 POSTERIOR_TIMES = (0.0, 0.1, 0.2, 0.5)
-CHUNK = 256  # pictures that are generated, or read, at a time
 _SPATIAL = "spatial statistics (mu_s, sigma_s) in the reference"
 _PICTURES = "pictures of the reference, not its statistics alone"
 _COMPARING = ("precision_recall", "kid", "class_fid")  # need features of the reference, not only statistics
@@ -71,14 +69,29 @@ class Suite:
       if metric in self.metrics:
         checks.at_least(f"num (for {metric})", self.num, least)
 
-  def collect(self, pictures: Iterator[np.ndarray], *, of_reference: bool = False) -> Collected:
-    """Features of samples, or of a reference, as far as the metrics need them."""
-    hold = {"pool": self.num} if set(_COMPARING) & set(self.metrics) else {}
+  def collect(self, pictures: Iterator[np.ndarray], num: int, *, of_reference: bool = False) -> Collected:
+    """Features of samples, or of a reference, as far as the metrics need them.
+
+    Args:
+      pictures: of this process: its `shares` of `num`.
+      num: pictures of all processes.
+      of_reference: what is to be held.
+
+    Returns:
+      What all processes found, in every one.
+    """
+    hold = {"pool": self.num} if needs_pictures(self) else {}
     if of_reference and "class_fid" in self.metrics:
-      hold["pool"] = sys.maxsize  # all: the first ones may lack a class
+      hold["pool"] = num  # all: the first ones may lack a class
     if "is" in self.metrics and not of_reference:
       hold["logits"] = self.num
-    return collect(self.extract, pictures, spatial="sfid" in self.metrics, hold=hold)
+    places = functools.partial(shares.places, num)
+    ours = places(jax.process_index())
+    found = None
+    if len(ours) or jax.process_count() == 1:
+      hold = {name: int(np.sum(ours < most)) for name, most in hold.items()}
+      found = collect(self.extract, pictures, spatial="sfid" in self.metrics, hold=hold)
+    return of_all_processes(found, places, tuple(hold))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,6 +107,11 @@ class Reference:
   spatial: Gaussian | None = None
   features: np.ndarray | None = None
   labels: np.ndarray | None = None
+
+
+def needs_pictures(suite: Suite) -> bool:
+  """Whether a metric needs pictures of the reference: statistics do not do."""
+  return bool(set(_COMPARING) & set(suite.metrics))
 
 
 def of_file(suite: Suite, path: str | pathlib.Path) -> Reference:
@@ -117,9 +135,10 @@ def of_file(suite: Suite, path: str | pathlib.Path) -> Reference:
     need = f"; {', '.join(comparing)} need pictures (arr_0)" if comparing else ""
     raise ValueError(f"a reference must hold statistics (mu, sigma) or pictures{need}: {error}") from error
   if known is None:
-    return _reference(suite, batch.batches(CHUNK), batch.labels)
+    return _reference(suite, shares.of_batch(batch, len(batch)), len(batch), batch.labels)
   few = dataclasses.replace(suite, few=True)  # for single features alone: the statistics are known
-  return dataclasses.replace(_reference(few, batch.batches(CHUNK), batch.labels), pool=pool, spatial=spatial)
+  own = _reference(few, shares.of_batch(batch, len(batch)), len(batch), batch.labels)
+  return dataclasses.replace(own, pool=pool, spatial=spatial)
 
 
 def of_source(suite: Suite, source: Source, decode: Decode) -> Reference:
@@ -129,21 +148,24 @@ def of_source(suite: Suite, source: Source, decode: Decode) -> Reference:
     ValueError: too few pictures.
   """
   order = np.random.Generator(np.random.Philox([suite.seed, 1])).permutation(len(source))
-  labels = []
+  labels = np.zeros(len(order), np.int32) if source.num_classes else None
 
   def pictures():
-    for rows in _chunks(len(order)):
+    for _, rows in shares.ours(len(order)):
       batch = source.take(order[rows])
-      labels.append(batch["label"])
+      if labels is not None:
+        labels[rows] = batch["label"]
       yield _bytes(suite, decode, batch["x1"])
 
-  found = _reference(suite, pictures(), None)
-  held = None if found.features is None else len(found.features)
-  return dataclasses.replace(found, labels=np.concatenate(labels)[:held] if source.num_classes else None)
+  found = _reference(suite, pictures(), len(order), None)
+  if labels is None or found.features is None:
+    return found
+  labels = np.sum(distributed.from_each(labels), axis=0)  # a process has zeros where it took none
+  return dataclasses.replace(found, labels=labels[: len(found.features)])
 
 
-def _reference(suite, pictures, labels) -> Reference:
-  found = suite.collect(pictures, of_reference=True)
+def _reference(suite, pictures, num, labels) -> Reference:
+  found = suite.collect(pictures, num, of_reference=True)
   few = suite.few or not {"fid", "sfid", "posterior_fid"} & set(suite.metrics)
   pool = found.held.get("pool")
   return Reference(
@@ -183,9 +205,9 @@ def of_run(
   _check(suite, labels, reference)
   drawn = sample_pictures(run, suite, decode, labels, steps=steps, guidance=guidance)
   if keep:
-    samples.write_samples(keep, drawn, suite.num, labels)
-    drawn = samples.open_samples(keep).batches(CHUNK)
-  return row(suite, suite.collect(drawn), labels, reference)
+    shares.write(keep, drawn, suite.num, labels)
+    drawn = shares.of_batch(samples.open_samples(keep), suite.num)
+  return row(suite, suite.collect(drawn, suite.num), labels, reference)
 
 
 def sample_pictures(
@@ -197,10 +219,13 @@ def sample_pictures(
   steps: int = 0,
   guidance: float | None = None,
 ) -> Iterator[np.ndarray]:
-  """uint8 pictures of samples, CHUNK at a time; arguments as `of_run`. The same for the same seed."""
+  """uint8 pictures of samples, a part at a time, those of this process's `shares`; arguments as `of_run`.
+
+  A picture depends on the seed and its place alone.
+  """
   sample = generate.marginal_sampler(run, steps=steps)
   key = jax.random.key(suite.seed)
-  for i, rows in enumerate(_chunks(suite.num)):
+  for i, rows in shares.ours(suite.num):
     label = None if labels is None else labels[rows]
     n = rows.stop - rows.start
     yield _bytes(suite, decode, sample(jax.random.fold_in(key, i), n, run.cond(label, guidance, n)))
@@ -218,7 +243,7 @@ def of_samples(suite: Suite, path: str | pathlib.Path, reference: Reference) -> 
   checks.at_least(f"the number of samples in {path}", len(batch), suite.num)
   labels = None if batch.labels is None else batch.labels[: suite.num]
   _check(suite, labels, reference)
-  return row(suite, suite.collect(batch.batches(CHUNK, num=suite.num)), labels, reference)
+  return row(suite, suite.collect(shares.of_batch(batch, suite.num), suite.num), labels, reference)
 
 
 def _check(suite: Suite, labels: np.ndarray | None, reference: Reference) -> None:
@@ -319,7 +344,7 @@ def posterior_rows(
     return interpolate(run.interpolant, t, jax.random.normal(key, x1.shape), x1)
 
   def drawn(key, t: float):
-    for i, rows in enumerate(_chunks(suite.num)):
+    for i, rows in shares.ours(suite.num):
       key_noise, key_draw = jax.random.split(jax.random.fold_in(key, i))
       batch = source.take(order[np.arange(rows.start, rows.stop) % len(order)])
       t_B = jnp.full(len(batch["x1"]), t, jnp.float32)
@@ -329,7 +354,8 @@ def posterior_rows(
 
   out = []
   for i, t in enumerate(times):
-    found = collect(suite.extract, drawn(jax.random.fold_in(key, i), t)).pool
+    own = dataclasses.replace(suite, metrics=("posterior_fid",))
+    found = own.collect(drawn(jax.random.fold_in(key, i), t), suite.num).pool
     distance = statistics.frechet_distance(found.gaussian(few=suite.few), reference.pool)
     out.append({"t": t, "num": found.count, "posterior_fid": distance})
   return out
@@ -339,10 +365,6 @@ def split_of(run: Run, split: str) -> Source:
   """A split of the run's data."""
   checks.one_of("split", split, ("train", "test"))
   return getattr(datasets.load(run.config.data), split)
-
-
-def _chunks(num: int) -> Iterator[slice]:
-  return (slice(start, min(start + CHUNK, num)) for start in range(0, num, CHUNK))
 
 
 def _bytes(suite: Suite, decode: Decode, x) -> np.ndarray:

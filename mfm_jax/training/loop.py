@@ -16,13 +16,24 @@ from jax.sharding import Mesh
 from mfm_jax.data import datasets, pipeline
 from mfm_jax.data.datasets import Dataset
 from mfm_jax.data.sources import Source
-from mfm_jax.training import averages, distributed, folder, optimizer, pictures, posthoc, run, sharding, step
+from mfm_jax.training import (
+  averages,
+  decoding,
+  distributed,
+  folder,
+  optimizer,
+  pictures,
+  posthoc,
+  run,
+  sharding,
+  step,
+)
 from mfm_jax.training.checkpoint import Checkpoints
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.interruption import Interruption
 from mfm_jax.training.logging import MetricWriter
 from mfm_jax.training.state import TrainState, create, params_sha256
-from mfm_jax.types import Array, PyTree
+from mfm_jax.types import Array, Decode, PyTree
 from mfm_jax.viz import grids
 from mfm_jax.viz.files import write_atomically
 
@@ -50,6 +61,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
   dataset = datasets.load(config.data, mixture)
   info = folder.data_info(dataset)
   folder.check_workdir(workdir, config, info, folder.RUN)
+  decode = decoding.decoder(decoding.read_vae(config.decoder), info) if config.decoder else None
   pieces = run.parts(config, info)
   teacher = run.teacher(config, info)
   marginal = None if teacher is None else teacher.marginal
@@ -64,7 +76,7 @@ def train(config: RunConfig, workdir: str | pathlib.Path) -> dict[str, Any]:
       ),
       frozen=frozen,
       batches=_held_out(dataset, config, mesh),
-      painter=_painter(pieces, dataset, config),
+      painter=_painter(pieces, dataset, config, decode),
       config=config,
       workdir=workdir,
       mesh=mesh,
@@ -352,13 +364,16 @@ def _held_out(dataset: Dataset, config: RunConfig, mesh: Mesh) -> list[dict[str,
   return [next(batches) for _ in range(config.eval_batches)]
 
 
-def _painter(pieces: run.Parts, dataset: Dataset, config: RunConfig) -> pictures.Painter:
+def _painter(
+  pieces: run.Parts, dataset: Dataset, config: RunConfig, decode: Decode | None
+) -> pictures.Painter:
   return pictures.Painter(
     velocity=pieces.model.velocity,
     interpolant=pieces.interpolant,
     test=dataset.test,
     num_classes=dataset.num_classes,
     image=dataset.image,
+    decode=decode,
     guided=bool(pieces.draws.guidance_scales),
     is_map=config.is_map,
     mixture=config.mixture.build() if config.data.name == "mixture" else None,

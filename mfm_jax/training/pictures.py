@@ -12,11 +12,15 @@ from mfm_jax import flow_map, oracles, times
 from mfm_jax.data.sources import Source, to_pixels
 from mfm_jax.interpolants import Interpolant, interpolate
 from mfm_jax.sampling import integrators, marginal, posterior, refinement
-from mfm_jax.types import Array, Cond, PyTree, Velocity
+from mfm_jax.training import decoding
+from mfm_jax.types import Array, Cond, Decode, PyTree, Velocity
 from mfm_jax.viz import grids, panels, style
 
 CONTEXT_TIMES = (0.1, 0.3, 0.5, 0.8)
 FLOW_STEPS = 50  # Heun steps of a plain flow's samples
+COLUMNS = 10  # of a picture of samples; of more classes some are shown
+LATENTS = "Latents, not pictures: their first three channels (--config.decoder decodes them)"
+_RANGE = 3.0  # of latents, whose standard deviation is about 1, as shades
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +33,8 @@ class Painter:
     test: held-out examples.
     num_classes: 0 without labels; samples cycle through the classes, posterior draws have none.
     image: whether examples are images.
+    decode: of latents: model space -> images in [0, 1]; without it three of their channels are shown, and
+      the picture says so.
     guided: whether the network takes a guidance scale (pictures are at scale 1).
     is_map: False for a plain flow: ODE samples and no posterior.
     mixture: the law of the data, where it is a mixture.
@@ -42,13 +48,19 @@ class Painter:
   guided: bool
   is_map: bool
   mixture: oracles.GaussianMixture | None = None
+  decode: Decode | None = None
+
+  @property
+  def shows(self) -> bool:
+    """Whether an example is shown as a picture: an image, or a latent."""
+    return self.image or len(self.test.shape) == 3
 
   def pictures(self, params: PyTree) -> dict[str, np.ndarray]:
-    """uint8 (H, W, 3) by name: "samples", for a map of images or of a plane "posterior"; none of latents."""
-    if not (self.image or len(self.test.shape) == 1):
+    """uint8 (H, W, 3) by name: "samples", for a map of images, of latents or of a plane "posterior"."""
+    if not (self.shows or len(self.test.shape) == 1):
       return {}
     out = {"samples": self.samples(params)}
-    if self.is_map and self.image:
+    if self.is_map and self.shows:
       out["posterior"] = self.posterior(params)
     elif self.is_map and self.mixture is not None and self.test.shape == (2,):
       out["posterior"] = self.posterior_in_the_plane(params)
@@ -56,12 +68,12 @@ class Painter:
 
   def samples(self, params: PyTree) -> np.ndarray:
     """One-step samples of a map, ODE samples of a flow; one class a column."""
-    columns = max(self.num_classes, 10)
-    n = 8 * columns if self.image else 4096
-    drawn = np.asarray(self._sample(params, n))
-    if self.image:
-      return grids.image_grid(to_pixels(drawn), columns=columns)
-    reference = self.test.take(np.arange(min(n, len(self.test))))["x1"]
+    drawn = np.asarray(self._sample(params, 8 * COLUMNS if self.shows else 4096))
+    if self.shows:
+      shown = self.shown(drawn)
+      grid = grids.image_grid(shown, columns=COLUMNS, scale=grids.scale_of(shown))
+      return style.figure_array(panels.titled(grid, self.title)) if self.title else grid
+    reference = self.test.take(np.arange(min(len(drawn), len(self.test))))["x1"]
     figure = panels.scatter_panel(drawn[:, :2], reference[:, :2], "Samples and held-out data")
     return style.figure_array(figure)
 
@@ -69,14 +81,23 @@ class Painter:
     """One-step posterior draws for the first test images at CONTEXT_TIMES."""
     x1 = jnp.asarray(self.test.take(np.arange(examples))["x1"])
     x_t, drawn = self._posterior(params, x1, draws)
-    rows, shape = (examples, len(CONTEXT_TIMES)), x1.shape[1:]
-    figure = panels.posterior_panel(
-      to_pixels(np.asarray(x1)),
-      to_pixels(np.asarray(x_t)).reshape(*rows, *shape),
-      to_pixels(np.asarray(drawn)).reshape(*rows, draws, *shape),
-      CONTEXT_TIMES,
-    )
-    return style.figure_array(figure)
+    clean, noisy, drawn = (self.shown(np.asarray(x)) for x in (x1, x_t, drawn))
+    rows, shape = (examples, len(CONTEXT_TIMES)), clean.shape[1:]
+    noisy, drawn = noisy.reshape(*rows, *shape), drawn.reshape(*rows, draws, *shape)
+    return style.figure_array(panels.posterior_panel(clean, noisy, drawn, CONTEXT_TIMES, title=self.title))
+
+  @property
+  def title(self) -> str:
+    """Of a picture that is not what it seems: latents that cannot be decoded."""
+    return LATENTS if self.shows and not self.image and self.decode is None else ""
+
+  def shown(self, x: np.ndarray) -> np.ndarray:
+    """Examples (..., h, w, C) as images in [0, 1]."""
+    if self.image:
+      return to_pixels(x)
+    if self.decode is not None:
+      return decoding.pictures(self.decode, x)
+    return 0.5 + 0.5 / _RANGE * x[..., : 3 if x.shape[-1] >= 3 else 1]
 
   def posterior_in_the_plane(self, params: PyTree, *, draws: int = 200) -> np.ndarray:
     """One-step draws over exact ones for the first test point at CONTEXT_TIMES."""
@@ -101,7 +122,9 @@ class Painter:
     key_start, key_draw = jax.random.split(jax.random.key(0))
     start = jax.random.normal(key_start, (n, *self.test.shape))
     velocity = self.velocity(params)
-    cond = self.cond(jnp.arange(n) % max(self.num_classes, 1))
+    classes = max(self.num_classes, 1)
+    spread = max(classes / COLUMNS, 1.0)  # over all classes, where there are more than columns
+    cond = self.cond(jnp.floor(spread * (jnp.arange(n) % min(classes, COLUMNS))))
     if self.is_map:
       return refinement.refine(key_draw, start, times.grid(1), velocity, self.interpolant, cond)[0]
     drift = marginal.probability_flow(flow_map.marginal_velocity(velocity), cond)

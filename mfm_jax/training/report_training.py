@@ -52,6 +52,15 @@ COLUMNS = {
   "class_tv_rollouts": "of rollouts",
   "class_tv_floor": "floor of classes",
   "class_tv_prior": "of the prior",
+  "num_reference": "of the reference",
+  "fid": "FID",
+  "sfid": "sFID",
+  "inception_score": "Inception Score",
+  "inception_score_std": "its deviation",
+  "kid": "KID",
+  "kid_std": "its deviation, of subsets",
+  "class_fid": "FID within classes",
+  "posterior_fid": "FID of draws",
 }
 # Tables of evaluation.json: name -> (title, text).
 EVALUATION = {
@@ -66,6 +75,15 @@ EVALUATION = {
   ),
   "value_quadratic": ("Value, broad reward", "The same for a broad quadratic reward."),
   "value": ("Value", "Estimates of V by one-step draws against those by rollouts."),
+  "images": (
+    "Samples against the data",
+    "Distances of features of samples to those of the reference; the JSON names the features.",
+  ),
+  "posterior_fid": (
+    "Posterior draws against the data",
+    "One draw for each noised picture, against the clean ones: an exact posterior has at every t the figure "
+    "of fresh pictures.",
+  ),
   "conditioning": (
     "Use of every input",
     "Held-out loss before and after shuffling one input: it rises for an input that is used.",
@@ -73,9 +91,16 @@ EVALUATION = {
 }
 
 
-def pictures(workdir: pathlib.Path, *, is_map: bool, image: bool) -> list[Section]:
-  """Samples and posterior draws, as far as the folder holds them."""
-  out = [_samples(workdir, is_map=is_map), _posterior(workdir, image=image)]
+def pictures(workdir: pathlib.Path, *, is_map: bool, image: bool, latents: bool = False) -> list[Section]:
+  """Samples and posterior draws, as far as the folder holds them.
+
+  Args:
+    workdir: run folder.
+    is_map: False for a plain flow.
+    image: whether an example is shown as a picture, not as a point.
+    latents: whether the pictures of the training are of latents that were not decoded.
+  """
+  out = [_samples(workdir, is_map=is_map, latents=latents), _posterior(workdir, image=image)]
   return [section for section in out if section is not None]
 
 
@@ -87,13 +112,14 @@ def figures(workdir: pathlib.Path) -> list[Section]:
   return [section for section in out if section is not None]
 
 
-def _samples(workdir: pathlib.Path, *, is_map: bool) -> Section | None:
+def _samples(workdir: pathlib.Path, *, is_map: bool, latents: bool) -> Section | None:
   """Pictures of the training, and those of experiments.sample."""
   found = []
   if newest := _newest(workdir, "samples"):
     step = int(newest.stem.rpartition("_")[2])
     how = "one network evaluation a sample" if is_map else "by the probability flow"
-    caption = f"After {step:,} steps, {how}."
+    what = " Latents, not decoded: their first three channels." if latents else ""
+    caption = f"After {step:,} steps, {how}.{what}"
     found.append(Picture(newest.read_bytes(), f"Samples after {step:,} steps", caption))
   drawn = workdir / "samples" / "marginal.png"
   if drawn.exists():

@@ -38,7 +38,10 @@ def write(workdir: str | os.PathLike) -> dict[str, Any]:
     raise ValueError(f"workdir must hold a run or steered samples; got {workdir}: {what}")
   sections = [] if steered is None else report_steering.sections(steered)
   if config is not None:
-    pictures = report_training.pictures(workdir, is_map=_is_map(config), image=config["data"]["image"])
+    latents = _is_of_latents(config)
+    shown = {"image": config["data"]["image"] or latents}
+    shown["latents"] = latents and not config.get("run", config["config"]).get("decoder")
+    pictures = report_training.pictures(workdir, is_map=_is_map(config), **shown)
     sections = [*pictures, *sections, *report_training.figures(workdir), *_configuration(config)]
   path = workdir / FILE
   size = write_report(
@@ -70,6 +73,11 @@ def finish(workdir: str | os.PathLike, name: str, command: str, *, of: str = "")
 
 def _is_map(config: Mapping[str, Any]) -> bool:
   return config.get("run", config["config"]).get("loss", {}).get("consistency") != "none"
+
+
+def _is_of_latents(config: Mapping[str, Any]) -> bool:
+  data = config["data"]
+  return not data["image"] and len(data["shape"]) == 3
 
 
 def _title(config: Mapping[str, Any] | None) -> str:

@@ -92,7 +92,7 @@ def _decoded_grid(arrays, decode, draws: int = 7, rows: int = 8) -> np.ndarray:
     context = decoding.pictures(decode, arrays["x_t"][:rows])
     image = np.concatenate([context[:, None], image[:rows, :draws]], axis=1)
   columns = image.shape[1] if "x_t" in arrays else draws + 1
-  return grids.image_grid(image.reshape(-1, *image.shape[-3:]), columns=columns, scale=1)
+  return grids.image_grid(image.reshape(-1, *image.shape[-3:]), columns=columns, scale=grids.scale_of(image))
 
 
 def _posterior_scatter(arrays, run, contexts: int = 8):

@@ -70,6 +70,11 @@ def image_grid(images, *, columns: int, scale: int = 4, pad: int = 1) -> np.ndar
   return np.pad(grid, ((pad, 0), (pad, 0), (0, 0)), constant_values=BACKGROUND)
 
 
+def scale_of(images) -> int:
+  """The `scale` at which images (..., H, W, C) are seen: 4 of small ones, 1 of a side of 64 or more."""
+  return 4 if np.shape(images)[-3] < 64 else 1
+
+
 def png_bytes(array) -> bytes:
   """The PNG file of a picture, uint8 (h, w, 3).
 

@@ -46,7 +46,7 @@ STYLE = (
   + """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 54rem; background: var(--paper);
+body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 60rem; background: var(--paper);
   color: var(--ink); overflow-wrap: break-word;
   font: 1rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; letter-spacing: -.01em; margin: 0; text-wrap: balance; }
@@ -78,8 +78,8 @@ section > .scroll, details > .scroll { margin: 1rem 0; /* A shade shows at the s
     linear-gradient(to right, var(--shade), transparent) 0 0 / .75rem 100%,
     linear-gradient(to left, var(--shade), transparent) 100% 0 / .75rem 100%;
   background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
-table { border-collapse: collapse; font-size: .9rem; line-height: 1.45; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; font-size: .85rem; line-height: 1.45; font-variant-numeric: tabular-nums; }
+th, td { padding: .4rem .5rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 tr > :first-child { padding-left: 0; } tr > :last-child { padding-right: 0; }
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 500; }

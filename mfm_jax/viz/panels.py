@@ -123,6 +123,19 @@ def _spread_scale(axes, left: float, right: float, top: float) -> None:
     axes.text(x, top + 0.2, label, ha=align, va="top", **style.text(style.SMALL, style.MUTED))
 
 
+def titled(picture, title: str):
+  """A picture, uint8 (h, w, 3), as a Figure with a title above it."""
+  height, width = np.shape(picture)[:2]
+  header = 0.4  # inches
+  figure = style.new_figure(style.WIDTH * height / width + header, layout=None)
+  share = header / figure.get_figheight()
+  axes = figure.add_axes((0, 0, 1, 1 - share))
+  axes.set_axis_off()
+  axes.imshow(picture, interpolation="nearest", aspect="auto")
+  figure.text(0.01, 1 - share / 2, title, va="center", **style.text(style.TITLE, fontweight="bold"))
+  return figure
+
+
 def scatter_panel(samples, reference, title: str, *, names: tuple[str, str] = ("samples", "reference")):
   """Two-dimensional samples beside a reference, on the same axes.
 

@@ -99,7 +99,10 @@ def test_files_that_are_of_something_else_are_named(tmp_path):
   for changes, message in (
     ({"act_fn": "relu"}, "act_fn must be silu for an autoencoder; got relu in .*config.json"),
     ({"latents_mean": [0.0]}, "latents_mean must be None"),
-    ({"layers_per_block": 2}, r"missing: .* in .*safetensors"),
+    (
+      {"layers_per_block": 2},
+      r"safetensors must hold the weights of diffusion_pytorch.*, as published at .*missing: ",
+    ),
     (
       {"norm_num_groups": 3},
       "must have the sizes of an autoencoder; got channels must be multiples of groups=3",

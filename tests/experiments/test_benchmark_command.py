@@ -113,7 +113,7 @@ def test_estimators_of_the_gradient(commands, tmp_path):
   [
     (
       ["--suite=cifar"],
-      "--suite must be one of gmm, imagenet_steering, inpainting, mnist, mnist_cpu, variance, "
+      "--suite must be one of gmm, imagenet_fid, imagenet_steering, inpainting, mnist, mnist_cpu, variance, "
       "variance_digits, throughput; got",
     ),
     (["--suite=gmm:smoke", "--config=x.py"], "--suite and --config exclude each other"),
@@ -123,7 +123,7 @@ def test_estimators_of_the_gradient(commands, tmp_path):
     (["--suite=gmm:smoke", "--oracle", "--run=x"], "--run and --oracle exclude each other"),
     (["--suite=variance:smoke"], "a benchmark without config.run needs --run or --oracle; got neither"),
     (["--suite=inpainting:smoke", "--oracle"], "--oracle must be absent for kind=inverse"),
-    ([*ORACLE, "--ema=raw"], "--oracle must be absent for kind=inverse and with --ema"),
+    ([*ORACLE, "--ema=raw"], "for kind=fid and with --ema; got"),
     (
       ["--suite=gmm:smoke", "--config.kind=variance", "--config.run.loss.consistency=none"],
       "posterior draws need a run trained as a map",
@@ -138,7 +138,7 @@ def test_estimators_of_the_gradient(commands, tmp_path):
       "largest draws, for mfm_gf must be at least 2; got 1",
     ),
     ([*ORACLE, "--config.samplers=('heun',)"], "samplers must be one of ode, sde; got 'heun'"),
-    ([*ORACLE, "--config.kind=speed"], "kind must be one of steering, variance, inverse; got 'speed'"),
+    ([*ORACLE, "--config.kind=speed"], "kind must be one of steering, variance, inverse, fid; got 'speed'"),
     (["--suite=gmm:smoke", "--config.steer.teacher=oracle", "--run=x"], "--run and --oracle exclude"),
     ([*ORACLE, "--config.run.steqs=5"], "unknown config key config.run.steqs (did you mean steps?)"),
     ([*ORACLE, "--config.variance.repeats=1"], "variance.repeats must be at least 2; got 1"),

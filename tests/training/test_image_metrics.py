@@ -5,59 +5,36 @@ The run is a map in closed form whose pictures show their label, and the extract
 
 import dataclasses
 
-import jax.numpy as jnp
-import map_case
+import fid_case
 import numpy as np
 import pytest
+from fid_case import FINGERPRINT, extract
 
-from experiments.configs import digits
 from mfm_jax.data import datasets
 from mfm_jax.data.sources import to_pixels
 from mfm_jax.metrics import features as metrics_of
 from mfm_jax.metrics import reference, samples, statistics
-from mfm_jax.metrics.reference import Fingerprint
 from mfm_jax.metrics.statistics import Statistics
-from mfm_jax.models.inception import Features
-from mfm_jax.training import evaluation, image_metrics
+from mfm_jax.training import evaluation, image_metrics, shares
 from mfm_jax.training import features as extraction
-from mfm_jax.training.config import RunConfig, from_dict
 from mfm_jax.training.evaluation import ImageConfig
 from mfm_jax.training.features import collect
 from mfm_jax.training.image_metrics import Suite
 from mfm_jax.training.run import Run
-from mfm_jax.types import expand_like
 
-FINGERPRINT = Fingerprint(convention="adm", weights_sha256="abc")
-CONFIG = from_dict(RunConfig, digits.get_config("smoke").to_dict())
-DIGITS = datasets.load(CONFIG.data)
+DIGITS = datasets.load(fid_case.CONFIG.data)
 NUM = 40
-
-
-def extract(pixels: np.ndarray) -> Features:
-  """Four, three and five numbers from bytes."""
-  assert pixels.dtype == np.uint8
-  x = pixels.astype(np.float32) / 255.0
-  pool = np.stack([x[:, :4, :4], x[:, 4:, :4], x[:, :4, 4:], x[:, 4:, 4:]], 1).mean((2, 3, 4))
-  logits = np.concatenate([pool, x[:, :1, 0, 0]], 1)
-  return Features(pool=pool, spatial=pool[:, :3] ** 2, logits=logits, biased_logits=logits + 1.0)
-
-
-def velocity(s, u, x_s, t, x_t, cond):
-  """A draw is x_t and some noise, but for its first pixel, which shows the label."""
-  target = expand_like(t, x_t) * x_t + 0.1 * (1.0 - expand_like(t, x_t)) * x_s
-  shown = 0.1 * (cond["label"] if cond else jnp.zeros(len(t))) - 1.0
-  return target.at[:, 0, 0, 0].set(shown) - x_s
 
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-  return map_case.run(CONFIG, velocity)
+  return fid_case.run()
 
 
 @pytest.fixture(autouse=True)
 def chunks(monkeypatch):
   """Several parts, the last one not full."""
-  monkeypatch.setattr(image_metrics, "CHUNK", 16)
+  monkeypatch.setattr(shares, "CHUNK", 16)
 
 
 def suite(*metrics: str, **changes) -> Suite:
@@ -180,7 +157,7 @@ def test_collecting_is_the_same_for_any_batches(monkeypatch):
 
 @pytest.fixture
 def fake(monkeypatch):
-  monkeypatch.setattr(evaluation, "extractor", lambda *args, **kwargs: (extract, FINGERPRINT))
+  monkeypatch.setattr(evaluation, "extractor", fid_case.extractor)
 
 
 def test_an_evaluation_of_a_run_and_of_its_samples(run, fake, tmp_path):

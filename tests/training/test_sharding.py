@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import fid_case
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ import run_case
 import sharding_case
 from jax.sharding import PartitionSpec as P
 
-from mfm_jax.training import sharding
+from mfm_jax.training import evaluation, sharding, shares
 from mfm_jax.training.config import RunConfig, from_dict, to_dict
 from mfm_jax.training.sharding import MeshConfig
 
@@ -127,7 +128,7 @@ def test_parameters_are_gathered_and_activations_stay_split_by_the_batch():
 RESTORE = """
 import sys, pathlib
 import jax, jax.numpy as jnp, numpy as np, optax
-from mfm_jax.training import sharding
+from mfm_jax.training import evaluation, sharding, shares
 from mfm_jax.training.checkpoint import Checkpoints
 from mfm_jax.training.sharding import MeshConfig
 from mfm_jax.training.state import create
@@ -238,3 +239,23 @@ def test_a_process_alone_has_all_rows():
 def test_rules_survive_the_way_through_json():
   config = run_case.smoke({"mesh.rules": (("bias", "whole"), ("", "largest"))})
   assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_does(tmp_path, monkeypatch):
+  """Every metric of pictures; the statistics are merged in float64, so figures agree to its rounding."""
+  processes = start_two([sys.executable, fid_case.__file__, str(tmp_path)], devices=1)
+  said = [process.communicate(timeout=240)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], said
+  two = json.loads(said[0].splitlines()[-1])
+  (tmp_path / "one").mkdir()
+  monkeypatch.setattr(shares, "CHUNK", fid_case.CHUNK)
+  monkeypatch.setattr(evaluation, "extractor", fid_case.extractor)
+  one = fid_case.evaluate(tmp_path / "one")
+  for name in ("images", "posterior_fid"):
+    assert two[name][0] == pytest.approx(one[name][0], rel=1e-6)
+  for name in ("samples", "reference"):
+    with np.load(tmp_path / f"{name}.npz") as ours, np.load(tmp_path / "one" / f"{name}.npz") as theirs:
+      for array in theirs.files:
+        if theirs[array].dtype.kind in "fiu":
+          np.testing.assert_allclose(ours[array], theirs[array], rtol=1e-12, atol=1e-15)
