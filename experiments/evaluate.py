@@ -51,9 +51,7 @@ flags.DEFINE_string("write_reference", "", "FID suite: .npz to write the referen
 def main():
   """Evaluates, prints tables, writes evaluation.json into the run folder."""
   run = None if _SAMPLES.value and not _WORKDIR.value else load_run(_WORKDIR.value, ema=_EMA.value)
-  own: dict[str, Any] = {
-    field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(ImageConfig)
-  }
+  own: dict[str, Any] = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(ImageConfig)}
   found = evaluation.evaluate(
     run,
     _METRICS.value,

@@ -1,5 +1,7 @@
 """The default configurations as ConfigDicts, and `smoke`, which shrinks any of them."""
 
+from typing import Any
+
 import ml_collections
 
 from mfm_jax.data.datasets import DataConfig
@@ -119,7 +121,7 @@ def preference(name: str, mode: str, **prompts: str) -> dict:
     mode: of the configuration.
     prompts: keys of its `preference`, such as prompt.
   """
-  own = {"weights": WEIGHTS[name], "head": HEAD if name == "aesthetic" else "", **prompts}
+  own: dict[str, Any] = {"weights": WEIGHTS[name], "head": HEAD if name == "aesthetic" else "", **prompts}
   if _is_smoke(mode):
     own |= {"weights": "random", "head": "random" if own["head"] else "", "architecture": "tiny"}
     own |= {"prompt": "A photo.", "class_names": ""}

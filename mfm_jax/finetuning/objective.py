@@ -134,11 +134,14 @@ def tilt_weight(
   """
   sampling = value.Sampling(draws=e.shape[1], decode=decode)
   evaluate = value.evaluator(base, t, x_t, reward, cond, sampling)
-  # One chunk of draws after the other: all of this is frozen, so no graph of them is kept.
+  # All of this is frozen, so no graph of a chunk is kept.
   size = largest_divisor(e.shape[1], chunk or e.shape[1])
-  parts = jnp.moveaxis(e.reshape(len(e), -1, size, *e.shape[2:]), 1, 0)
-  found = jax.lax.map(lambda e: value.with_gradients(evaluate, e, x_t)[1:], parts)
-  rewards, gradients = (jnp.moveaxis(part, 0, 1).reshape(*e.shape[:2], *part.shape[3:]) for part in found)
+  if size == e.shape[1]:
+    _, rewards, gradients = value.with_gradients(evaluate, e, x_t)
+  else:
+    parts = jnp.moveaxis(e.reshape(len(e), -1, size, *e.shape[2:]), 1, 0)
+    found = jax.lax.map(lambda e: value.with_gradients(evaluate, e, x_t)[1:], parts)
+    rewards, gradients = (jnp.moveaxis(part, 0, 1).reshape(*e.shape[:2], *part.shape[3:]) for part in found)
   valid = sums.sound(rewards)
   usable = jnp.where(valid, rewards, -jnp.inf)
   shifts = log_mean_of_others(usable) if shift == "auto" else float(shift)

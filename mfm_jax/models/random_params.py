@@ -18,7 +18,7 @@ def random_params(init: Callable[[jax.Array], PyTree], seed: int = 0, spread: fl
   def leaf(path, shape: jax.ShapeDtypeStruct) -> np.ndarray:
     name = path[-1].key
     if name == "log_scale":
-      return np.float32(2.5)
+      return np.full(shape.shape, 2.5, np.float32)
     size = {"kernel": shape.shape[-2] ** -0.5 if shape.ndim > 1 else 0.0, "embedding": 1.0}.get(name, spread)
     values = rng.standard_normal(shape.shape, np.float32) * np.float32(size)
     return values + np.float32(name == "scale")

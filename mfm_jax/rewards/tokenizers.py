@@ -4,6 +4,7 @@ import gzip
 import html
 import json
 import pathlib
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -77,18 +78,19 @@ def bert_tokenizer(path: str | pathlib.Path, *, length: int = 35) -> Tokenize:
 
 
 def stand_in(*, length: int, vocabulary: int) -> Tokenize:
-  """Bytes between the last two ids of a vocabulary: for rehearsals of networks that have learnt nothing.
+  """Hashes of words between the last two ids of a vocabulary: for rehearsals of networks that learnt nothing.
 
   Raises:
-    ValueError: length < 2, a vocabulary without room for bytes.
+    ValueError: length < 2, vocabulary < 3.
   """
   checks.at_least("length", length, 2)
-  checks.at_least("vocabulary", vocabulary, 258)
+  checks.at_least("vocabulary", vocabulary, 3)
 
   def tokenize(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     ids, mask = (np.zeros((len(texts), length), np.int32) for _ in range(2))
     for i, text in enumerate(texts):
-      row = [vocabulary - 2, *text.encode()[: length - 2], vocabulary - 1]
+      words = [zlib.crc32(word.encode()) % (vocabulary - 2) for word in text.split()]
+      row = [vocabulary - 2, *words[: length - 2], vocabulary - 1]
       ids[i, : len(row)], mask[i, : len(row)] = row, 1
     return ids, mask
 

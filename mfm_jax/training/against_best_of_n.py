@@ -37,7 +37,7 @@ def verdicts(rows: Sequence[Row], claim: str = "") -> dict[str, Any] | None:
     two standard errors (None where these are not known).
   """
   sound = [row for row in rows if not row["error"] and row["reward"] is not None]
-  best = {}
+  best: dict[str, dict[str, Any]] = {}
   for row in sound:
     if row["method"] == "best_of_n" and row["draws"] > best.get(row["sampler"], {"draws": 0})["draws"]:
       best[row["sampler"]] = row

@@ -229,9 +229,9 @@ def _steering(config: BenchmarkConfig, what: Subject, ledger: _Ledger) -> dict[s
     if steer.sampler not in reference:
       reference[steer.sampler] = comparison.base_samples(what, reward, steer)
     strong = scaled(reward, case.strength) if case.strength else reward
-    how = {"milestones": case.draws[:-1]}
+    base, before = reference[steer.sampler], case.draws[:-1]
     try:
-      found = comparison.run_method(what, strong, steer, assess, reference[steer.sampler], case.method, **how)
+      found = comparison.run_method(what, strong, steer, assess, base, case.method, milestones=before)
     except NotFiniteError as error:
       print(f"{case.method}: {error}", flush=True)
       ledger.add({**case.key, "error": str(error)})

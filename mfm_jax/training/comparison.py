@@ -94,9 +94,10 @@ def assessor(subject: Subject, config: SteerConfig, reward: Reward) -> Assessor:
     return Assessor(tilt=tilt, log_z=float(log_z), scores=scores)
   run = subject.run
   if run is None or not (run.info.image and run.info.num_classes):
-    # Latents need a network.
-    by_network = subject.decode is not None and run is not None and not run.info.image
-    return Assessor(decode=Blocks(subject.decode) if by_network else subject.decode, scores=scores)
+    decode = subject.decode
+    if decode is not None and run is not None and not run.info.image:
+      decode = Blocks(decode)  # latents need a network
+    return Assessor(decode=decode, scores=scores)
   judge = classes.judge_of(datasets.load(run.config.data).train)
   return Assessor(
     judge=judge,
@@ -124,7 +125,8 @@ def _scores(
 
   def reported(x1: np.ndarray, cond: Cond) -> dict[str, np.ndarray]:
     with callback.reported():  # mistakes of Python functions
-      return blocks(x1, cond)
+      found = blocks(x1, cond)
+    return {name: found[name] for name in judges}  # a program gives them in the order of their names
 
   return reported
 

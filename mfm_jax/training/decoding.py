@@ -104,7 +104,8 @@ class Blocks:
 
   def __init__(self, function: Callable[..., PyTree], *, batch: int = 16):
     checks.at_least("batch", batch, 1)
-    self._function, self._batch, self._compiled = function, batch, None
+    self._function, self._batch = function, batch
+    self._compiled: Callable[..., PyTree] | None = None
 
   def __call__(self, *arguments: PyTree) -> PyTree:
     """The results, in the order of the examples; arguments have one structure at all calls."""

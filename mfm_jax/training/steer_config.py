@@ -316,7 +316,7 @@ class SteerConfig:
 
   def build_judges(self) -> dict[str, Reward]:
     """The judges by name; the second of a name is <name>_2."""
-    out = {}
+    out: dict[str, Reward] = {}
     for judge in self.judges:
       count = sum(name.partition("_")[0] == judge.name for name in out)
       out[judge.name if not count else f"{judge.name}_{count + 1}"] = judge.build()

@@ -32,7 +32,7 @@ def test_errors_of_gradients_hold_no_network_of_the_reward(monkeypatch):
 
   monkeypatch.setattr(variance, "compile_hoisted", compile_hoisted)
   monkeypatch.setattr(variance, "_states", lambda *_: lambda key, t: jax.random.normal(key, (len(t), 2)))
-  draws = lambda params: lambda s, u, x_s, t, x_t, cond: x_t - x_s  # noqa: E731
+  draws = lambda params: lambda s, u, x_s, t, x_t, cond: x_t - x_s / 2  # noqa: E731
   what = subject.Subject(
     shape=(2,),
     interpolant=Linear(),

@@ -40,13 +40,13 @@ def test_judges_score_the_samples_of_every_method(folder):
   assert steer_report.judges(rows) == NAMES
   for row in rows:
     with np.load(folder / "steer" / f"{row['method']}.npz") as file:
-      scores = QUADRATIC.build()(file["x1"])
+      scores = np.asarray(QUADRATIC.build()(file["x1"]))
       np.testing.assert_allclose(file["judge_quadratic"], scores, rtol=1e-5)
       np.testing.assert_allclose(file["judge_python"], -(file["x1"] ** 2).sum(1), rtol=1e-5)
       reward = file["reward"]
     assert row["judge_quadratic"] == row["judge_quadratic_2"] == pytest.approx(np.mean(scores), rel=1e-5)
     # With one seed the errors are over the samples, of the reward too.
-    for name, values in (("judge_quadratic", np.asarray(scores)), ("reward", reward)):
+    for name, values in (("judge_quadratic", scores), ("reward", reward)):
       assert row[f"{name}_se"] == pytest.approx(values.std(ddof=1) / np.sqrt(6), rel=1e-4)
     assert row["diversity_se"] is None
   assert set(NAMES) < set(steer_report.table(rows)[0])

@@ -106,8 +106,8 @@ def test_keys_are_checked_before_values_are_read():
   for key in ("steps", "loss.weighting", "data.path", "ema"):
     configs.check_key(RunConfig, key)
   configs.check_key(SteerConfig, "judges[0].preference.weights")
-  with pytest.raises(ValueError, match=r"config.judges.wait \(did you mean weight"):
-    configs.check_key(SteerConfig, "judges[1].wait")
+  with pytest.raises(ValueError, match=r"config.judges.weigt \(did you mean weight"):
+    configs.check_key(SteerConfig, "judges[1].weigt")
   with pytest.raises(ValueError, match=r"config.optimizer.lr; known keys: b1"):
     configs.check_key(RunConfig, "optimizer.lr")
   with pytest.raises(ValueError, match=r"config.optimiser \(did you mean optimizer"):
