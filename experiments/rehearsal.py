@@ -22,7 +22,7 @@ from mfm_jax.training import rehearsal
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/rehearsal", "Folder of everything.")
 _IMAGES = flags.DEFINE_string("images", "", "Pictures as ImageNet's; default CIFAR-10, of $MFM_DATA_DIR.")
-_STEPS = flags.DEFINE_integer("steps", 300, "Of training.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 200, "Of training.", lower_bound=1)
 
 
 def main():

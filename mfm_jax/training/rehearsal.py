@@ -17,7 +17,7 @@ from mfm_jax.training import stand_ins
 from mfm_jax.viz import grids
 
 CIFAR10 = "cifar10-subset"  # folder of strips in $MFM_DATA_DIR
-PICTURES = {"train": 2000, "test": 160}  # that are taken of it
+PICTURES = {"train": 2000, "test": 96}  # that are taken of it
 ARCHITECTURE = "tiny"  # of `clip.PRESETS`
 
 
@@ -107,7 +107,7 @@ def reward_flags(files: Materials) -> list[str]:
   return [f"--config.reward.{key}={value}" for key, value in keys.items()]
 
 
-def commands(root: str | pathlib.Path, files: Materials, *, steps: int = 300) -> dict[str, list[str]]:
+def commands(root: str | pathlib.Path, files: Materials, *, steps: int = 200) -> dict[str, list[str]]:
   """Modules with their flags, by title, in their order: what a user types at full size, with smaller sizes.
 
   Args:
@@ -120,7 +120,7 @@ def commands(root: str | pathlib.Path, files: Materials, *, steps: int = 300) ->
   vae, inception = f"--vae={files.vae}", f"--inception={files.inception}"
   encode = [f"--source={files.images}", vae, f"--out={latents}", "--size=32", "--batch=50", "--shard=500"]
   rewarded = [*reward_flags(files), f"--config.decoder={files.vae}"]
-  few = ["--few", "--num=64", "--split=test", "--splits=2", "--subset=32"]
+  few = ["--few", "--num=48", "--split=test", "--splits=2", "--subset=32"]
   steered = {
     "judges": "()",
     "label": 3,  # a cat, as the prompt of the configuration has it
@@ -134,15 +134,15 @@ def commands(root: str | pathlib.Path, files: Materials, *, steps: int = 300) ->
     "base": run,
     "reward.preference.class_names": files.class_names,
     "multiplier": 0.05,  # the reward differs by about 20 from picture to picture
-    "steps": 60,
+    "steps": 30,
     "batch_size": 16,
     "draws.per_state": 2,
     "optimizer.learning_rate": 3e-4,
     "optimizer.warmup": 10,
     "log_every": 10,
-    "eval_every": 30,
+    "eval_every": 0,
     "eval_num": 32,
-    "checkpoint_every": 30,
+    "checkpoint_every": 15,
   }
   return {
     "latents": ["experiments.prepare_latents", *encode],
