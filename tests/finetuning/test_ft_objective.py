@@ -222,7 +222,7 @@ def test_draws_whose_reward_is_not_finite_are_left_out(shift):
 def test_draws_in_chunks_are_the_same_draws(chunk):
   e = jnp.linspace(-1.0, 2.0, 3 * 4 * 2).reshape(3, 4, 2)
   x, t = jnp.linspace(-0.5, 0.5, 6).reshape(3, 2), jnp.array([0.2, 0.5, 0.8])
-  arguments = lambda s, u, x_s, t, x_t, cond: jnp.sin(x_t) - x_s / 2, t, x, e  # noqa: E731
+  arguments = lambda s, u, x_s, t, x_t, cond: jnp.sin(x_t) - x_s / 2, t, x, e
   reward = lambda x, cond: jnp.where(x[:, 0] > 1.2, jnp.nan, jnp.cos(x).sum(1))  # noqa: E731
   found = tilt_weight(*arguments, reward, chunk=chunk)
   for part, expected in zip(found, tilt_weight(*arguments, reward), strict=True):
