@@ -22,19 +22,15 @@ from mfm_jax.training import rehearsal
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/rehearsal", "Folder of everything.")
 _IMAGES = flags.DEFINE_string("images", "", "Pictures as ImageNet's; default CIFAR-10, of $MFM_DATA_DIR.")
-_REWARD = flags.DEFINE_enum(
-  "reward", "", ["", *rehearsal.REWARDS], "clip needs the extra rewards; its default."
-)
 _STEPS = flags.DEFINE_integer("steps", 300, "Of training.", lower_bound=1)
 
 
 def main():
   """Runs the commands; returns their figures."""
   start, root = time.monotonic(), pathlib.Path(_WORKDIR.value)
-  reward = rehearsal.choose_reward(_REWARD.value)
   files = rehearsal.prepare(root / "materials", _IMAGES.value)
   out, seconds = {}, {"materials": round(time.monotonic() - start, 1)}
-  for title, command in rehearsal.commands(root, files, reward=reward, steps=_STEPS.value).items():
+  for title, command in rehearsal.commands(root, files, steps=_STEPS.value).items():
     begun = time.monotonic()
     out[title] = _run(title, command)
     seconds[title] = round(time.monotonic() - begun, 1)

@@ -8,9 +8,9 @@ import numpy as np
 from mfm_jax import convert
 from mfm_jax.convert import preference as layouts
 from mfm_jax.models import blip, clip
+from mfm_jax.models.random_params import random_params as noisy
 from mfm_jax.models.score_head import ScoreHead
 from mfm_jax.rewards import tokenizers
-from mfm_jax.training.stand_ins import random_params as noisy
 from mfm_jax.training.stand_ins import write_clip_vocabulary
 
 __all__ = ["head", "noisy", "state_of", "write", "write_bert_vocabulary", "write_clip_vocabulary"]

@@ -172,7 +172,7 @@ class _Ledger:
     """The rows of a file, as far as they are not there."""
     old = json.loads(path.read_text())
     self._same(differences(old["config"], self.content["config"]))
-    for name in ("parameters", "classifiers"):
+    for name in ("parameters", "classifiers", "extractor"):
       if name in old:
         self._identify(name, old[name])
     new = [row for row in old["rows"] if row not in self.rows]

@@ -3,23 +3,22 @@
 import dataclasses
 import importlib.util
 import pathlib
+import shutil
 from typing import Any
-
-import numpy as np
 
 from mfm_jax import checks, convert
 from mfm_jax.convert import autoencoder
 from mfm_jax.convert import preference as layouts
 from mfm_jax.data import arrays, datasets, image_folder
 from mfm_jax.models import clip
-from mfm_jax.models.score_head import ScoreHead
+from mfm_jax.models.random_params import random_params
+from mfm_jax.rewards import published
 from mfm_jax.training import stand_ins
 from mfm_jax.viz import grids
 
 CIFAR10 = "cifar10-subset"  # folder of strips in $MFM_DATA_DIR
 PICTURES = {"train": 2000, "test": 160}  # that are taken of it
 ARCHITECTURE = "tiny"  # of `clip.PRESETS`
-REWARDS = ("clip", "aesthetic")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class Materials:
     images: folder of train/<class>/ and val/<class>/.
     vae: folder of the autoencoder.
     inception: weights of the FID network.
-    clip, head: weights of CLIP and of an aesthetic predictor's head; a tokenizer is beside them.
+    clip: weights of CLIP; a tokenizer is beside them.
     class_names: names in the order of the labels.
   """
 
@@ -38,7 +37,6 @@ class Materials:
   vae: pathlib.Path
   inception: pathlib.Path
   clip: pathlib.Path
-  head: pathlib.Path
   class_names: pathlib.Path
 
 
@@ -54,14 +52,16 @@ def prepare(folder: str | pathlib.Path, images: str = "") -> Materials:
   """
   folder = pathlib.Path(folder)
   pictures = pathlib.Path(images) if images else folder / "images"
-  if not images and not (pictures / "val").is_dir():
-    write_cifar10(datasets.data_path("", CIFAR10), pictures)
+  if not images and not pictures.is_dir():
+    unfinished = folder / ".images"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write_cifar10(datasets.data_path("", CIFAR10), unfinished)
+    unfinished.rename(pictures)
   known = Materials(
     images=pictures,
     vae=folder / "vae",
     inception=folder / "inception.safetensors",
     clip=folder / "clip" / "clip.safetensors",
-    head=folder / "clip" / "head.safetensors",
     class_names=folder / "clip" / "names.txt",
   )
   classes = image_folder.pictures(pictures, "train").classes
@@ -71,13 +71,9 @@ def prepare(folder: str | pathlib.Path, images: str = "") -> Materials:
   if not (known.vae / autoencoder.FILE).exists():
     convert.write_autoencoder(known.vae, *stand_ins.handmade_autoencoder())
   net = clip.build(clip.PRESETS[ARCHITECTURE])
-  features = np.zeros((1, net.config.embedding), np.float32)
   states = {
     known.inception: stand_ins.inception_state,
-    known.clip: lambda: layouts.to_state(stand_ins.random_params(net.init), layouts.clip_leaves("open_clip")),
-    known.head: lambda: layouts.to_state(
-      stand_ins.random_params(lambda key: ScoreHead().init(key, features)["params"]), layouts.head_leaves()
-    ),
+    known.clip: lambda: layouts.to_state(random_params(net.init), layouts.clip_leaves("open_clip")),
   }
   for path, make in states.items():
     if not path.exists():
@@ -102,51 +98,52 @@ def write_cifar10(strips: pathlib.Path, folder: pathlib.Path) -> None:
       grids.save_png(place / f"{i:05d}.png", source.x1[i])
 
 
-def choose_reward(name: str = "") -> str:
-  """The reward of that name, of REWARDS; "" for clip, or aesthetic where there is no tokenizer for clip.
-
-  Raises:
-    ValueError: one that cannot be rehearsed here, before minutes of training.
-  """
-  tokenizers = importlib.util.find_spec("tokenizers") is not None
-  name = name or ("clip" if tokenizers else "aesthetic")
-  checks.one_of("--reward", name, REWARDS)
-  if name == "clip" and not tokenizers:
-    raise ValueError(
-      "--reward=clip needs the library tokenizers: pip install 'mfm_jax[rewards]'; got none "
-      "(--reward=aesthetic, CLIP's image tower with a head, needs none)"
-    )
-  return name
-
-
-def reward_flags(name: str, files: Materials) -> list[str]:
-  """The keys of a reward, of REWARDS, as steer and finetune take them."""
-  keys = {"name": name, "preference.weights": files.clip, "preference.architecture": ARCHITECTURE}
-  if name == "aesthetic":
-    keys["preference.head"] = files.head
-  else:
-    keys |= {"preference.class_names": files.class_names, "preference.null_prompt": "A photograph."}
+def reward_flags(files: Materials) -> list[str]:
+  """The keys of a reward by CLIP, as steer and finetune take them."""
+  keys: dict[str, Any] = {"name": "clip", "preference.architecture": ARCHITECTURE}
+  # Without its library a tokenizer cannot be read.
+  known = importlib.util.find_spec("tokenizers") is not None
+  keys["preference.weights"] = files.clip if known else published.RANDOM
   return [f"--config.reward.{key}={value}" for key, value in keys.items()]
 
 
-def commands(
-  root: str | pathlib.Path, files: Materials, *, reward: str = "clip", steps: int = 300
-) -> dict[str, list[str]]:
+def commands(root: str | pathlib.Path, files: Materials, *, steps: int = 300) -> dict[str, list[str]]:
   """Modules with their flags, by title, in their order: what a user types at full size, with smaller sizes.
 
   Args:
     root: folder of latents, runs and benchmark.
     files: of `prepare`.
-    reward: of REWARDS.
     steps: of the training.
   """
   root = pathlib.Path(root)
   run, tuned, latents = root / "run", root / "finetuned", root / "latents"
   vae, inception = f"--vae={files.vae}", f"--inception={files.inception}"
   encode = [f"--source={files.images}", vae, f"--out={latents}", "--size=32", "--batch=50", "--shard=500"]
-  rewarded = [*reward_flags(reward, files), f"--config.decoder={files.vae}"]
+  rewarded = [*reward_flags(files), f"--config.decoder={files.vae}"]
   few = ["--few", "--num=64", "--split=test", "--splits=2", "--subset=32"]
-  steered = ["--config.steps=25", "--config.mfm_gf.draws=4", "--config.seeds=1", "--num=32"]
+  steered = {
+    "judges": "()",
+    "label": 3,  # a cat, as the prompt of the configuration has it
+    "steps": 25,
+    "num": 16,
+    "rows": 16,
+    "mfm_gf.draws": 4,
+    "mfm_g.draws": 1,
+  }
+  tuning = {
+    "base": run,
+    "reward.preference.class_names": files.class_names,
+    "multiplier": 1.0,
+    "steps": 60,
+    "batch_size": 16,
+    "draws.per_state": 2,
+    "optimizer.learning_rate": 3e-4,
+    "optimizer.warmup": 10,
+    "log_every": 10,
+    "eval_every": 30,
+    "eval_num": 32,
+    "checkpoint_every": 30,
+  }
   return {
     "latents": ["experiments.prepare_latents", *encode],
     "latents, held out": ["experiments.prepare_latents", *encode, "--split=test"],
@@ -167,22 +164,17 @@ def commands(
     "steering": [
       "experiments.steer",
       f"--workdir={run}",
-      "--config=steer_digits",
-      "--method=base,best_of_n,dps,mfm_gf",
+      "--config=steer_imagenet",
+      "--method=base,best_of_n,mfm_gf,mfm_g",
       *rewarded,
-      *steered,
+      *_keys(steered),
     ],
     "fine-tuning": [
       "experiments.finetune",
       f"--workdir={tuned}",
-      "--config=finetune_gmm",
-      f"--config.base={run}",
+      "--config=finetune_imagenet",
       *rewarded,
-      "--config.steps=60",
-      "--config.batch_size=16",
-      "--config.eval_num=32",
-      "--config.eval_every=30",
-      "--config.log_every=10",
+      *_keys(tuning),
     ],
     "FID benchmark": [
       "experiments.benchmark",
@@ -223,7 +215,11 @@ def _training(latents: pathlib.Path, vae: pathlib.Path, steps: int) -> list[str]
     "eval_batches": 2,
     "checkpoint_every": max(steps // 2, 1),
   }
-  return ["--config=imagenet_b2", *(f"--config.{key}={value}" for key, value in changes.items())]
+  return ["--config=imagenet_b2", *_keys(changes)]
+
+
+def _keys(changes: dict[str, Any]) -> list[str]:
+  return [f"--config.{key}={value}" for key, value in changes.items()]
 
 
 def figures(results: dict[str, dict[str, Any]]) -> dict[str, float]:

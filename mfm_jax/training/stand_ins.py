@@ -5,7 +5,6 @@ The autoencoder is made by hand and does its work; the networks of rewards and m
 
 import gzip
 import pathlib
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -56,26 +55,6 @@ def handmade_autoencoder() -> tuple[AutoencoderConfig, PyTree]:
   up["bias"][6:8] = _CONSTANT, -_CONSTANT
   decoder["conv_out"]["kernel"][1, 1, :6] = gain * np.concatenate([np.eye(3), -np.eye(3)])
   return config, params
-
-
-def random_params(init: Callable[[jax.Array], PyTree], seed: int = 0, spread: float = 0.1) -> PyTree:
-  """Parameters of `init`, none as it starts: a bias of zero or a scale of one would hide a mistake.
-
-  Kernels keep the size of signals; `spread` is the standard deviation of the others.
-  """
-  shapes = jax.eval_shape(init, jax.random.key(0))
-  rng = np.random.default_rng(seed)
-
-  def leaf(path, shape):
-    name = path[-1].key
-    size = {"kernel": shape.shape[-2] ** -0.5 if shape.ndim > 1 else 0.0, "embedding": 1.0}.get(name, spread)
-    values = rng.normal(size=shape.shape) * size
-    return (values + (name == "scale")).astype(np.float32)
-
-  params = jax.tree_util.tree_map_with_path(leaf, shapes)
-  if "log_scale" in params:
-    params["log_scale"] = np.float32(2.5)
-  return params
 
 
 def inception_state(seed: int = 0) -> dict[str, np.ndarray]:

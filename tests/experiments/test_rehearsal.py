@@ -1,6 +1,5 @@
 """The ImageNet experiments at toy size, from pictures to reports, by the commands of the full size."""
 
-import importlib.util
 import os
 
 import numpy as np
@@ -10,11 +9,8 @@ from test_cli_docs import _table
 
 
 def test_what_cannot_be_rehearsed_is_said_at_once(commands, tmp_path):
-  done = commands("rehearsal", f"--workdir={tmp_path / 'a'}", "--reward=aesthetic", f"--images={tmp_path}")
+  done = commands("rehearsal", f"--workdir={tmp_path / 'a'}", f"--images={tmp_path}")
   assert "the train split of a folder of pictures must be in" in done.mistake
-  if importlib.util.find_spec("tokenizers") is None:
-    done = commands("rehearsal", f"--workdir={tmp_path / 'b'}", "--reward=clip")
-    assert "pip install 'mfm_jax[rewards]'" in done.mistake
 
 
 @pytest.mark.slow
