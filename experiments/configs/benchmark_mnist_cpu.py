@@ -14,11 +14,12 @@ def get_config(mode: str = ""):
   config = common.benchmark(run=mnist_cpu.get_config(mode), classifier=classifier_mnist_cpu.get_config(mode))
   steer = config.steer
   steer.reward.name, steer.reward.classes = "classes", benchmark_mnist.WEIGHTS
-  steer.steps, steer.num, steer.seeds = 48, 384, 3
+  steer.steps, steer.num, steer.seeds = 40, 384, 3
   steer.rows = 384
   steer.methods = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g", "smc", "search")
   steer.dps.scales = (0.25, 0.5, 1.0)
-  steer.smc.particles, steer.search.particles = 64, 2
+  steer.smc.particles, steer.search.draws = 64, 4
   config.samplers, config.draws, config.draws_g = ("ode",), (4, 16), (4,)
-  config.dps_steps = (0, 396)  # as many as the cost of MFM-GF with N = 16 buys
+  config.particles = (1, 2)
+  config.dps_steps = (0, 330)  # as many as the cost of MFM-GF with N = 16 buys
   return common.finish_benchmark(config, mode)

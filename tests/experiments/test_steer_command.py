@@ -147,6 +147,7 @@ def test_missing_folders_and_classes_that_do_not_fit(trained, classifier, comman
   assert "must be the folder of a run; got that of a classifier" in done.mistake
 
 
+@pytest.mark.slow
 def test_a_run_without_posterior_ability_is_refused_before_anything_is_written(commands, tmp_path):
   flow = tmp_path / "flow"
   assert commands("train", *run_case.FLAGS, "--config.loss.consistency=none", f"--workdir={flow}").status == 0

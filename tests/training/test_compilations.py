@@ -14,7 +14,7 @@ from mfm_jax.training.config import RunConfig, from_dict
 from mfm_jax.training.logging import MetricWriter
 
 OTHERS = ("benchmark_", "common", "steer_", "classifier_", "finetune_")  # no runs
-FAST = ("gmm", "digits")
+FAST = ("gmm",)
 NAMES = sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if not m.name.startswith(OTHERS))
 
 

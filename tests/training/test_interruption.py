@@ -56,6 +56,7 @@ def test_a_signal_saves_and_ends(number, whole, tmp_path, capsys):
   assert run_case.metrics(tmp_path / "run") == run_case.metrics(whole[0])
 
 
+@pytest.mark.slow
 def test_a_notice_to_one_of_two_processes_ends_both_at_one_step(tmp_path):
   processes = start_two(_command(tmp_path / "run"), devices=1)
   said = _signal_at(processes[0], 20, signal.SIGTERM)

@@ -69,6 +69,7 @@ def uneven(tmp_path_factory):
   return config, folder, summary
 
 
+@pytest.mark.slow
 def test_stopping_again_and_again_changes_neither_parameters_nor_metrics_nor_batches(
   uneven, observed, tmp_path
 ):

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 import run_case
 
 from mfm_jax.rewards import likelihoods
@@ -40,6 +41,7 @@ def steer(folder):
   return out
 
 
+@pytest.mark.slow
 def test_several_devices(finished, tmp_path):
   flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
   environment = run_case.environment(XLA_FLAGS=flags)
