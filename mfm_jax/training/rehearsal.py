@@ -186,6 +186,7 @@ def commands(root: str | pathlib.Path, files: Materials, *, steps: int = 200) ->
     ],
     "samples, fine-tuned": ["experiments.sample", f"--workdir={tuned}", vae, "--steps=10"],
     "report": ["experiments.report", f"--workdir={run}"],
+    "report, fine-tuned": ["experiments.report", f"--workdir={tuned}"],
   }
 
 
