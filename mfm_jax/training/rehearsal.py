@@ -17,7 +17,7 @@ from mfm_jax.training import stand_ins
 from mfm_jax.viz import grids
 
 CIFAR10 = "cifar10-subset"  # folder of strips in $MFM_DATA_DIR
-PICTURES = {"train": 2000, "test": 96}  # that are taken of it
+PICTURES = {"train": 2000, "test": 64}  # that are taken of it
 ARCHITECTURE = "tiny"  # of `clip.PRESETS`
 
 
@@ -120,7 +120,7 @@ def commands(root: str | pathlib.Path, files: Materials, *, steps: int = 200) ->
   vae, inception = f"--vae={files.vae}", f"--inception={files.inception}"
   encode = [f"--source={files.images}", vae, f"--out={latents}", "--size=32", "--batch=50", "--shard=500"]
   rewarded = [*reward_flags(files), f"--config.decoder={files.vae}"]
-  few = ["--few", "--num=48", "--split=test", "--splits=2", "--subset=32"]
+  few = ["--few", "--num=32", "--split=test", "--splits=2", "--subset=16"]
   steered = {
     "judges": "()",
     "label": 3,  # a cat, as the prompt of the configuration has it
@@ -154,7 +154,7 @@ def commands(root: str | pathlib.Path, files: Materials, *, steps: int = 200) ->
       "experiments.evaluate",
       f"--workdir={run}",
       "--metrics=posterior,fid,is,kid,precision_recall,posterior_fid",
-      "--times=0.2,0.5",
+      "--times=0.5",
       "--contexts=8",
       "--draws=16",
       vae,
@@ -183,6 +183,9 @@ def commands(root: str | pathlib.Path, files: Materials, *, steps: int = 200) ->
       f"--workdir={root / 'benchmark'}",
       f"--config.steer.decoder={files.vae}",
       f"--config.fid.images.inception={files.inception}",
+      "--config.fid.images.num=16",
+      "--config.fid.steps=(1,4)",
+      "--config.fid.times=(0.5,)",
     ],
     "samples, fine-tuned": ["experiments.sample", f"--workdir={tuned}", vae, "--steps=10"],
     "report": ["experiments.report", f"--workdir={run}"],
