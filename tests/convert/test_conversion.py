@@ -152,6 +152,7 @@ def test_a_flow_is_the_function_of_its_weights_and_starts_a_map_unchanged():
   np.testing.assert_allclose(preserved.apply(kept, s, u, x, t, x_t, label, None), value, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_embedding_of_a_start_comes_alive():
   """Two zero factors in a row would never: after two steps each tensor has had a gradient."""
   params, _ = convert.to_params(flow_state("dmf"), "dmf", DiTConfig())

@@ -153,6 +153,7 @@ def test_scales_of_one_leave_every_target_alone(consistency):
   assert (jnp.abs(losses[2] - losses[0])[plain.label < 2] > 1e-4).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_the_fixed_point_is_classifier_free_guidance():
   """v_null + w (v_label - v_null) is stationary in expectation under (5.1); the label's own is not.
 

@@ -145,7 +145,7 @@ def make_input_effects(velocity_of, info, guided):
 # Other networks and objectives of their kinds are in the quick set.
 SLOW = (
   *("mnist", "mnist_cpu", "imagenet_xl2", "imagenet_xl2_distill"),
-  *("cifar10", "digits_distill", "digits-bare"),
+  *("cifar10", "digits", "digits_distill", "digits-bare", "digits-guided"),
 )
 
 

@@ -18,6 +18,9 @@ SKIP = GaussianSkip(interpolant=Linear(), data_std=0.5)
 SHAPES = {"mlp": (3,), "vit": (4, 4, 2), "unet": (8, 4, 2), "dit": (4, 4, 2)}
 CLASSES, N = 5, 4
 EVERY = pytest.mark.parametrize("name", SHAPES)
+SLOWLY = pytest.mark.parametrize(
+  "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("unet", "vit") else name for name in SHAPES]
+)
 
 
 def model_of(name, *, guided=True, num_classes=CLASSES, **changes):
@@ -105,7 +108,7 @@ def jaxpr_equations(f, *args):
   return walk(jax.make_jaxpr(f)(*args).jaxpr)
 
 
-@EVERY
+@SLOWLY
 def test_gradient_of_a_time_derivative_is_that_of_finite_differences(name):
   """Reverse mode through forward mode, under jit."""
   params, model = params_of(name), model_of(name)
@@ -154,7 +157,7 @@ def test_time_derivatives_are_those_of_finite_differences_and_moderate(name):
     assert jnp.sqrt(jnp.mean(slope**2)) < 10 * jnp.sqrt(jnp.mean(value**2))
 
 
-@EVERY
+@SLOWLY
 def test_a_training_gradient_lowers_for_a_tpu(name):
   """With the forward-mode derivative inside, which hand-written attention kernels refuse."""
   model = model_of(name, precondition=True, dtype="bfloat16", learned_weight=True)

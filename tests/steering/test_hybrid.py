@@ -92,6 +92,7 @@ def errors(scheme, reward, states=256, draws=8):
   return np.mean([at(jax.random.key(i), t) for i, t in enumerate((0.1, 0.3, 0.5, 0.7, 0.9))], axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reward", "bound"), [(QUADRATIC, 0.5), (SHARP, 0.9)], ids=["quadratic", "sharp"])
 def test_variance_reduction_at_equal_draws(reward, bound):
   """Bars of the project, here with 256 states; docs/benchmarks.md has 4 x 2048."""

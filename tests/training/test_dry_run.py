@@ -23,6 +23,7 @@ def imagenet(name, mode=""):
   return from_dict(RunConfig, config)
 
 
+@pytest.mark.slow
 def test_the_published_run_compiles_from_shapes(capsys):
   found = dry_run.dry_run(imagenet("imagenet_xl2_distill"))
   assert found["parameters"] == found["teacher_parameters"] == 683_991_952
