@@ -18,8 +18,9 @@ def get_config(mode: str = ""):
   steer.rows = 384
   steer.methods = ("base", "best_of_n", "dps", "mfm_gf", "mfm_g", "smc", "search")
   steer.dps.scales = (0.25, 0.5, 1.0)
+  # 16 draws and 40 steps leave the drift a little short. Chosen on a seed that is not one of the benchmark's.
+  steer.mfm_gf.scales = steer.mfm_g.scales = (1.2,)
   steer.smc.particles, steer.search.draws = 64, 4
-  config.samplers, config.draws, config.draws_g = ("ode",), (4, 16), (4,)
-  config.particles = (1, 2)
+  config.samplers, config.draws, config.draws_g, config.draws_best = ("ode",), (4, 16), (4,), (2, 4, 8)
   config.dps_steps = (0, 330)  # as many as the cost of MFM-GF with N = 16 buys
   return common.finish_benchmark(config, mode)

@@ -13,7 +13,7 @@ def get_config(mode: str = ""):
   """`mode`: "" or "smoke"."""
   config = common.default("idx")
   config.data.size, config.data.pool = 24, 2
-  config.steps = 12_000
+  config.steps = 11_500
   config.batch_size = 128
   config.model.name, config.model.width, config.model.depth = "unet", 32, 1
   config.model.patch, config.model.multipliers = 2, (1, 2)
@@ -22,5 +22,5 @@ def get_config(mode: str = ""):
   config.loss.warmup = 7_000  # a step of the diagonal alone costs 3 evaluations, with the semigroup 8
   config.optimizer.learning_rate = 2e-3
   config.ema = (0.99, 0.998)
-  config.log_every, config.eval_every, config.checkpoint_every = 100, 1_000, 500
+  config.log_every, config.eval_every, config.checkpoint_every = 100, 2_500, 500
   return common.finish(config, mode)

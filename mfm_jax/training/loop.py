@@ -260,7 +260,11 @@ class _Trainer:
         self.checkpoints.check()
         for name, limit in self.limits.items():
           if means.get(name, 0.0) > limit:
-            self._stop(f"the mean of {name} must be at most {limit:g}; got {means[name]:g}", now)
+            first = next(
+              i for i, values in enumerate(self.window, now + 1 - len(self.window)) if values[name]
+            )
+            got = f"{means[name]:g} (first at step {first})"
+            self._stop(f"the mean of {name} must be at most {limit:g}; got {got}", now)
         self.window = []
       if leave:  # before all else: there may be little time
         self._save(state, after)

@@ -40,7 +40,7 @@ def test_judge_does_not_depend_on_the_scale_of_model_space(digits):
 
 def test_judge_of_many_examples_uses_a_seeded_part(monkeypatch, digits):
   _, x, label = digits
-  monkeypatch.setattr(classes, "MAX_EXAMPLES", 150)
+  monkeypatch.setattr(classes, "KERNEL_WORK", 150**2 * 64)
   support = [classes.fit_judge(x, label, seed=s).classifier.support_vectors_ for s in (0, 0, 1)]
   assert len(support[0]) <= 150
   np.testing.assert_array_equal(support[0], support[1])

@@ -170,7 +170,8 @@ def test_many_rewards_that_are_not_finite_stop_it(finished, tmp_path, monkeypatc
     FinetuneConfig, "build_reward", lambda self: lambda x, cond: jnp.where(x[:, 0] > 2.0, jnp.nan, x[:, 0])
   )
   message = (
-    r"the mean of invalid must be at most 0\.01; got 0\.\d+ at step 5; last good checkpoint: none was saved"
+    r"the mean of invalid must be at most 0\.01; got 0\.\d+ \(first at step 1\) at step 5; "
+    "last good checkpoint: none was saved"
   )
   with pytest.raises(ValueError, match=message):
     finetune(smoke(finished), tmp_path)
