@@ -22,5 +22,6 @@ def get_config(mode: str = ""):
   steer.mfm_gf.scales = steer.mfm_g.scales = (1.2,)
   steer.smc.particles, steer.search.draws = 64, 4
   config.samplers, config.draws, config.draws_g, config.draws_best = ("ode",), (4, 16), (4,), (2, 4, 8)
+  config.particles = (1,)
   config.dps_steps = (0, 330)  # as many as the cost of MFM-GF with N = 16 buys
   return common.finish_benchmark(config, mode)

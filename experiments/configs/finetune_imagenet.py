@@ -10,8 +10,9 @@ fixed point is not the tilted law (MFM-FT, eq. 43; --config.loss.sigma_squared=2
 batch that they divide. Labels alone are trained, at guidance 2.5, because the null label has no prompt.
 `class_names` is imagenet_class_index.json or a text, a name a line; the base's data must be there
 (config.data of its run; --data of `convert`).
-One draw of a state is alive at a time (loss.chunk), decode and reward are rematerialised.
-Smoke: a base of imagenet_*.py:smoke in runs/smoke, with random tiny networks for decoder and reward.
+One draw of a state is alive at a time (loss.chunk), decode and reward are rematerialised. The other four of
+`common.WEIGHTS` judge the samples of every panel; --config.judges=() does without them.
+Smoke: a base of imagenet_*.py:smoke in runs/smoke, with random tiny networks for decoder, reward and judge.
 Hardware: an accelerator. Not run at this size; rehearsed at toy size (docs/benchmarks.md).
 """
 
@@ -22,7 +23,11 @@ def get_config(mode: str = ""):
   """`mode`: "" or "smoke"."""
   config = common.finetune("runs/smoke" if mode == "smoke" else "runs/mfm_xl2")
   names = "weights/imagenet_class_index.json"
-  config.reward.update(common.preference("hpsv2", mode, class_names=names))
+  reward, judges = "hpsv2", [name for name in common.WEIGHTS if name != "hpsv2"]
+  if mode == "smoke":  # the fastest to compile
+    judges = ["aesthetic"]
+  config.reward.update(common.preference(reward, mode, class_names=names))
+  config.judges = tuple(common.preference(name, mode, class_names=names) for name in judges)
   config.multiplier = 10.0
   config.decoder = "random:tiny" if mode == "smoke" else "weights/sd-vae-ft-mse"
   config.draws.per_state, config.draws.label_dropout, config.draws.guidance = 4, 0.0, 2.5

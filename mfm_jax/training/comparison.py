@@ -220,7 +220,7 @@ def run_method(
       extra = {} if outcome.populations is None else {"log_z": float(outcome.populations["log_z"].mean())}
       judged = assess.scores(outcome.x1, subject.cond(len(outcome.x1))) if assess.scores else {}
       outcome = outcomes[i] = dataclasses.replace(outcome, judged=judged)
-      means = {f"judge_{judge}": _mean(scores) for judge, scores in judged.items()}
+      means = {f"judge_{judge}": mean_of_finite(scores) for judge, scores in judged.items()}
       found = assess(outcome.x1, reference[seed], seed)
       figures.append({"reward": outcome.mean_reward, **means, **found, **extra})
       if name != "smc":  # whose samples are not independent
@@ -318,8 +318,8 @@ def _tuned(method: Method, assess: Assessor, base: np.ndarray, seeds: int) -> fl
   return best
 
 
-def _mean(values: np.ndarray) -> float:
-  """Of those that are finite."""
+def mean_of_finite(values: np.ndarray) -> float:
+  """The mean of those that are finite; NaN without any."""
   finite = values[np.isfinite(values)]
   return float(finite.mean()) if len(finite) else float("nan")
 

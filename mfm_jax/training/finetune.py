@@ -153,7 +153,8 @@ def make_loss(
 class Panel:
   """state -> what became of the longest average's samples: the reward, and what it may have cost.
 
-  Figures: "reward", the mean without the multiplier; "kl" (`path_kl`); those of `comparison.Assessor`.
+  Figures: "reward", the mean without the multiplier; "judge_<name>", that of each reward that judges; "kl"
+  (`path_kl`); those of `comparison.Assessor`.
 
   Attributes:
     base, tuned: the base, and the fine-tuned run before its first step.
@@ -200,9 +201,10 @@ class Panel:
 
   def _figures(self, x1: np.ndarray, base: np.ndarray) -> dict[str, float]:
     cond = self.tuned.cond(self.label, None, len(x1))
-    rewards = self.reward(x1, cond)
+    judged = self.assess.scores(x1, cond) if self.assess.scores else {}
     return {
-      "reward": float(np.mean(rewards, where=np.isfinite(rewards))) / self.config.multiplier,
+      "reward": comparison.mean_of_finite(self.reward(x1, cond)) / self.config.multiplier,
+      **{f"judge_{name}": comparison.mean_of_finite(scores) for name, scores in judged.items()},
       **self.assess(x1, base, loop.EVAL_SEED),
     }
 

@@ -20,6 +20,7 @@ class FinetuneConfig:
   Attributes:
     base: folder of a trained map; its longest average is fine-tuned.
     reward, more_rewards: what it is fine-tuned to, joined as in `SteerConfig`.
+    judges: rewards that are not optimised, but measured on the samples of a panel.
     multiplier: multiplies them all: lambda.
     decoder: see `SteerConfig`.
     draws: laws of times, labels and guidance, and the number of posterior draws.
@@ -29,6 +30,7 @@ class FinetuneConfig:
   base: str
   reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
   more_rewards: tuple[RewardConfig, ...] = ()
+  judges: tuple[RewardConfig, ...] = ()
   multiplier: float = 1.0
   decoder: str = ""
   draws: FTDrawConfig = dataclasses.field(default_factory=FTDrawConfig)
@@ -61,7 +63,13 @@ class FinetuneConfig:
   def steering(self) -> SteerConfig:
     """The same rewards, with the multiplier in their weights, as an experiment without a method."""
     reward, *more = (part.scaled(self.multiplier) for part in (self.reward, *self.more_rewards))
-    return SteerConfig(reward=reward, more_rewards=tuple(more), methods=("base",), decoder=self.decoder)
+    return SteerConfig(
+      reward=reward,
+      more_rewards=tuple(more),
+      judges=self.judges,
+      methods=("base",),
+      decoder=self.decoder,
+    )
 
   def build_reward(self) -> Reward:
     """The rewards, joined, times the multiplier.

@@ -132,6 +132,7 @@ def commands(root: str | pathlib.Path, files: Materials, *, steps: int = 200) ->
   }
   tuning = {
     "base": run,
+    "judges": "()",
     "reward.preference.class_names": files.class_names,
     "multiplier": 0.05,  # the reward differs by about 20 from picture to picture
     "steps": 30,

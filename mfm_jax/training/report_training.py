@@ -140,25 +140,34 @@ draws, of one network evaluation each. Early on they differ, later they agree; {
 
 
 def _finetuning(workdir: pathlib.Path, series: Mapping[str, Curve]) -> Section | None:
-  found = {name: series[f"eval/{name}"] for name in FINETUNING if f"eval/{name}" in series}
+  headings = _headings(series)
+  found = {name: series[f"eval/{name}"] for name in headings}
   if not found:
     return None
+
+  def headed(figures: Mapping[str, float]) -> dict[str, float]:
+    return {heading: figures[name] for name, heading in headings.items() if name in figures}
+
   summary = read_json(workdir / "summary.json") or {}
   base = {name: summary[f"base/{name}"] for name in found if f"base/{name}" in summary}
   last = {name: values[-1] for name, (_, values) in found.items()}
-  rows = [{"model": "base", **_headed(base)}] if base else []
-  rows.append({"model": f"after {found['reward'][0][-1]:,} steps", **_headed(last)})
-  charts = {FINETUNING[name]: {"fine-tuned": curve} for name, curve in found.items()}
-  figure = panels.multiples(charts, rules=_headed(base))
+  rows = [{"model": "base", **headed(base)}] if base else []
+  rows.append({"model": f"after {found['reward'][0][-1]:,} steps", **headed(last)})
+  charts = {headings[name]: {"fine-tuned": curve} for name, curve in found.items()}
+  figure = panels.multiples(charts, rules=headed(base))
   text = """The reward that is optimised, beside what it should not cost: a reward that rises while diversity
 or a judge's score falls, or far from the base, may be exploited. The dotted rule is the base."""
-  alt = f"{', '.join(_headed(last))} over the steps of fine-tuning"
+  alt = f"{', '.join(headed(last))} over the steps of fine-tuning"
   picture = Picture(style.figure_svg(figure, "finetuning"), alt)
   return Section("Panel against reward hacking", text, [picture], table=rows)
 
 
-def _headed(figures: Mapping[str, float]) -> dict[str, float]:
-  return {FINETUNING[name]: figures[name] for name in FINETUNING if name in figures}
+def _headings(series: Mapping[str, Curve]) -> dict[str, str]:
+  """Name -> heading of the figures of fine-tuning: the reward, other rewards that judge, the rest."""
+  there = [name.removeprefix("eval/") for name in series if name.startswith("eval/")]
+  judges = {name: name.removeprefix("judge_") for name in there if name.startswith("judge_")}
+  ordered = {"reward": "", **judges, **FINETUNING}
+  return {name: heading for name, heading in ordered.items() if name in there}
 
 
 def _evaluation(workdir: pathlib.Path) -> list[Section]:

@@ -73,4 +73,6 @@ def test_fine_tuning_with_a_prompt_for_each_class(suite, commands, tmp_path):
   flags += [f"--config.reward.preference.class_names={names}", f"--workdir={tmp_path / 'run'}"]
   done = commands("finetune", "--config=finetune_imagenet:smoke", *flags)
   assert done.json["steps"] == 4
-  assert np.isfinite([done.json["eval/reward"], done.json["base/reward"], done.json["eval/kl"]]).all()
+  figures = ("eval/reward", "base/reward", "eval/judge_aesthetic", "base/judge_aesthetic", "eval/kl")
+  assert np.isfinite([done.json[name] for name in figures]).all()
+  assert "aesthetic" in (tmp_path / "run" / "report.html").read_text()

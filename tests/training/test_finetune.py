@@ -96,6 +96,16 @@ def test_the_reward_rises(finished, tmp_path):
   assert summary["eval/distance_to_base"] > 10 * abs(summary["base/distance_to_base"])
 
 
+def test_other_rewards_judge_beside_it(finished, tmp_path):
+  reward = smoke(finished).reward
+  judges = (reward, dataclasses.replace(reward, name="quadratic", sigma=2.0))
+  config = dataclasses.replace(smoke(finished, {"steps": 1, "multiplier": 3.0}), judges=judges)
+  summary = finetune(config, tmp_path / "run")
+  for of in ("eval", "base"):
+    np.testing.assert_allclose(summary[f"{of}/judge_{reward.name}"], summary[f"{of}/reward"], rtol=1e-5)
+    assert np.isfinite(summary[f"{of}/judge_quadratic"])
+
+
 def test_summary_and_metrics(tuned):
   summary = json.loads((tuned / "summary.json").read_text())
   assert summary["params_sha256"] == load_run(tuned, ema="raw").sha256
