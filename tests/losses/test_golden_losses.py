@@ -101,6 +101,7 @@ def clamped(case):
   return t**2 * (1 - s) ** 2 + (1 - t) ** 2 * s**2 < 1e-6
 
 
+@pytest.mark.slow
 def test_the_published_redraw_of_guidance_scales_is_not_ours(golden):
   """With both diagonals the published prediction is at scales of one, its target at those of the other."""
   case = Case(golden, *golden.names("C_loss_15*"))

@@ -168,7 +168,11 @@ def small():
   return net, point, jax.jit(net().init)(jax.random.key(0), *point)
 
 
-@pytest.mark.parametrize("changes", [{"unroll": True}, {"remat": "full"}, {"remat": "dots"}], ids=str)
+@pytest.mark.parametrize(
+  "changes",
+  [{"unroll": True}, {"remat": "full"}, pytest.param({"remat": "dots"}, marks=pytest.mark.slow)],
+  ids=str,
+)
 def test_scan_and_remat_do_not_change_values_or_derivatives(small, changes):
   net, point, variables = small
 

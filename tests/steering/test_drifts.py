@@ -46,7 +46,13 @@ def exact_guide(interpolant):
 
 
 @pytest.mark.parametrize("sampler", ["ode", "sde"])
-@pytest.mark.parametrize("interpolant", [Linear(), Trigonometric()], ids=["linear", "trigonometric"])
+@pytest.mark.parametrize(
+  "interpolant",
+  [
+    pytest.param(Linear(), id="linear"),
+    pytest.param(Trigonometric(), id="trigonometric", marks=pytest.mark.slow),
+  ],
+)
 def test_closed_form_gradient_samples_the_tilt(interpolant, sampler):
   """Power 2: steps proportional to sqrt(t), so that sigma^2 h stays small near the start."""
   seeds = 5 if interpolant == Linear() else 2
