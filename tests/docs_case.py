@@ -4,6 +4,7 @@ import functools
 import itertools
 import pathlib
 import re
+import shlex
 
 import run_case
 
@@ -62,8 +63,10 @@ def commands(page: pathlib.Path) -> list[tuple[str, ...]]:
   copies = {copy: source for source, copy in copies.items()}
   found = []
   for line in lines:
-    for program, flags in re.findall(r"\bexperiments\.([a-z]\w*)((?: +-[^\s\"]+)*)", line):
-      arguments = flags.split()
+    for program, flags in re.findall(
+      r"\bexperiments\.([a-z]\w*)((?: +-[^\s\"]+(?:(?<==)\"[^\s\"]+\")?)*)", line
+    ):
+      arguments = shlex.split(flags)
       for i, flag in enumerate(arguments):
         key, equals, value = flag.partition("=")
         file, colon, mode = value.partition(":")
