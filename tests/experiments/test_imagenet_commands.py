@@ -75,4 +75,4 @@ def test_fine_tuning_with_a_prompt_for_each_class(suite, commands, tmp_path):
   assert done.json["steps"] == 4
   figures = ("eval/reward", "base/reward", "eval/judge_aesthetic", "base/judge_aesthetic", "eval/kl")
   assert np.isfinite([done.json[name] for name in figures]).all()
-  assert "aesthetic" in (tmp_path / "run" / "report.html").read_text()
+  assert ">aesthetic</th>" in (tmp_path / "run" / "report.html").read_text()
