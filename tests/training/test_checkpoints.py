@@ -1,12 +1,16 @@
 """Checkpoints hold the state bit by bit, survive stray folders, and refuse another network."""
 
+import os
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from mfm_jax.training.checkpoint import Checkpoints, SaveError
+from mfm_jax.training import integrity
+from mfm_jax.training.checkpoint import NICENESS, Checkpoints, SaveError
 from mfm_jax.training.state import TrainState, create
 
 
@@ -46,6 +50,22 @@ def test_what_is_restored_is_the_state_at_the_save_though_training_went_on(tmp_p
       restored = checkpoints.restore(_state(width=512), step)
       _assert_same(restored.state, saved)
       assert restored.data == {"next_index": step}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
+def test_what_writes_beside_a_step_has_a_lower_priority(tmp_path, monkeypatch):
+  write_hashes, found = integrity.write_hashes, []
+
+  def spy(*args):
+    found.append(os.getpriority(os.PRIO_PROCESS, 0))
+    write_hashes(*args)
+
+  monkeypatch.setattr(integrity, "write_hashes", spy)
+  own = os.getpriority(os.PRIO_PROCESS, 0)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(_state(1), {}, {})
+  assert found == [min(own + NICENESS, 19), own]  # while it is written; its seal, when that is waited for
+  assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_only_the_newest_are_kept_and_the_newest_is_restored(tmp_path):
