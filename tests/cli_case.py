@@ -16,11 +16,15 @@ from typing import Any
 import run_case
 
 _SERVER = """
-import json, os, runpy, sys, traceback
-import matplotlib.pyplot, sklearn.datasets, tensorboardX
+import gc, json, os, runpy, sys, traceback
+import matplotlib.pyplot, PIL.Image, sklearn.datasets, tensorboardX
 from experiments import cli
+from experiments.configs import common
 from mfm_jax.training import demo_steering, fidelity, generate, loop, showcase
 
+PIL.Image.preinit()
+gc.set_threshold(100_000, 20, 20)
+gc.freeze()
 for line in sys.stdin:
   request = json.loads(line)
   child = os.fork()

@@ -4,6 +4,7 @@ The settings of the environment are made before jax is imported and reach the pr
 start, too. Each can be overridden from outside, e.g. JAX_PLATFORMS=cuda.
 """
 
+import gc
 import importlib.metadata
 import json
 import os
@@ -14,14 +15,19 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests and the programs that they start compile the same small functions again and again: a second
-# run takes a quarter of the time. A damaged entry is a warning and a compilation.
+# run takes two thirds of the time. A damaged entry is a warning and a compilation.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 if os.environ["JAX_PLATFORMS"] == "cpu" and "optimization_level" not in os.environ.get("XLA_FLAGS", ""):
   # Most tests take longer to compile than to run: without optimisation the suite takes 3/4 of the time, and
-  # with the older of two code generators half of that. An unknown flag would end every program.
-  flags = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+  # with the older of two code generators half of that. Test processes that fill the cores gain nothing from
+  # a module compiled in parts. An unknown flag would end every program.
+  flags = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+  ]
   if importlib.metadata.version("jaxlib").startswith("0.10."):
     flags.append("--xla_cpu_use_fusion_emitters=false")
   os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
@@ -33,6 +39,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["XLA_FLAGS"] = (
       os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     ).strip()
+
+# Collecting garbage would take a twentieth of the time; most of what jax leaves behind is freed by counts.
+gc.set_threshold(100_000, 20, 20)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

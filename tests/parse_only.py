@@ -15,7 +15,8 @@ import sys
 from absl import flags
 
 from experiments import cli, config_flag
-from mfm_jax.training import distributed, generate, loop  # noqa: F401  # once for all
+from experiments.configs import common  # noqa: F401  # imported once for all commands, as those below
+from mfm_jax.training import distributed, generate, loop  # noqa: F401
 
 
 def _parse_each(commands: list[list[str]], answers: io.TextIOBase) -> None:

@@ -1,5 +1,7 @@
 """The exact map against an adaptive ODE solver, its own limits and the posterior law of its draws."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +21,8 @@ def test_posterior_draws_and_the_exact_map_have_the_posterior_law(interpolant):
   draws = oracles.posterior_sample(jax.random.key(1), mixture(), interpolant, t, x, n)
   assert draws.shape == (4, n, 2)
   noise = jax.random.normal(jax.random.key(2), (4 * n, 2))
-  mapped = flow_map.posterior_map(
-    lambda *z: exact_map(mixture(), interpolant, 32, *z[:5]),
-    noise,
-    jnp.repeat(t, n),
-    jnp.repeat(x, n, axis=0),
-  ).reshape(4, n, 2)
+  draw = functools.partial(flow_map.posterior_map, lambda *z: exact_map(mixture(), interpolant, 32, *z[:5]))
+  mapped = jax.jit(draw)(noise, jnp.repeat(t, n), jnp.repeat(x, n, axis=0)).reshape(4, n, 2)
   law = posterior(mixture(), interpolant, t, x)
   for i in range(4):
     exact = moments(jax.tree.map(lambda leaf, i=i: leaf[i], law))

@@ -76,8 +76,8 @@ def test_the_closed_form_is_the_fixed_point(interpolant, objective):
   se = errors.std(0, ddof=1) / np.sqrt(groups)
   assert (np.abs(errors.mean(0)) < 4 * se).all()
   # The check is sharp: within a few per cent of the steering for most states, at the least.
-  steering = marginal(t, drawn.state(interpolant)) - oracles.velocity(
-    PRIOR, interpolant, t, drawn.state(interpolant)
+  steering = jax.jit(lambda t, x: marginal(t, x) - oracles.velocity(PRIOR, interpolant, t, x))(
+    t, drawn.state(interpolant)
   )
   assert np.median(se / np.abs(steering)) < 0.1
 
@@ -140,7 +140,8 @@ def test_the_target_is_frozen():
     target = v_base - (weight - 1.0)[:, None] * (x - v_base) + half * gradient
     return ((scale * x - target) ** 2).sum()
 
-  np.testing.assert_allclose(jax.grad(loss)(1.0), jax.grad(residual)(1.0), rtol=1e-4)
+  ours, theirs = (jax.jit(jax.grad(f))(1.0) for f in (loss, residual))
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
 def brute_shift(rewards):
@@ -166,7 +167,7 @@ def test_the_shift_is_the_mean_over_other_draws(shape):
 def test_the_shift_of_a_draw_does_not_depend_on_it():
   """This is what keeps the fixed point: the factor and the draw that it multiplies are independent."""
   rewards = jax.random.normal(jax.random.key(4), (3, 4))
-  slopes = jax.jacobian(log_mean_of_others)(rewards)
+  slopes = jax.jit(jax.jacobian(log_mean_of_others))(rewards)
   own = np.einsum("bibi->bi", np.asarray(slopes))
   np.testing.assert_array_equal(own, 0.0)
   assert (np.asarray(slopes).sum((2, 3)) > 0.99).all()

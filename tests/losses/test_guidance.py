@@ -145,10 +145,9 @@ def test_scales_of_one_leave_every_target_alone(consistency):
   def velocity(s, u, x, t, x_t, cond):
     return jnp.sin(x + x_t + expand_like(s - u + cond["label"], x))
 
-  losses = []
-  for guidance in (None, jnp.ones(16), jnp.full(16, 2.5)):
-    draws = plain._replace(guidance=guidance)
-    losses.append(objective(velocity, Linear(), draws, teacher=toy_teacher)[0])
+  run = jax.jit(lambda draws: objective(velocity, Linear(), draws, teacher=toy_teacher)[0])
+  scales = (None, jnp.ones(16), jnp.full(16, 2.5))
+  losses = [run(plain._replace(guidance=guidance)) for guidance in scales]
   np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
   assert (jnp.abs(losses[2] - losses[0])[plain.label < 2] > 1e-4).mean() > 0.9
 

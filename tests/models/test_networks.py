@@ -55,7 +55,7 @@ def velocity_of(name):
 
 @EVERY
 def test_absent_conditioning_is_the_null_label_at_scale_one(name):
-  velocity, point = model_of(name).velocity(params_of(name)), inputs(name)
+  velocity, point = jax.jit(model_of(name).velocity(params_of(name))), inputs(name)
   null, one = jnp.full(N, CLASSES), jnp.ones(N)
   full = velocity(*point, {"label": null, "guidance": one})
   assert full.shape == point[2].shape

@@ -148,12 +148,15 @@ def test_a_steered_batch_of_observations_is_each_steered_alone(label):
   velocity = inverse.without(network, inverse.OBSERVED)
   marginal = inverse.without(flow_map.marginal_velocity(network), inverse.OBSERVED)
   guide = drifts.mfm_gf(velocity, Linear(), reward, cond, draws=4, marginal=marginal)
-  found = guide(noise, t, x)
+  found = jax.jit(guide)(noise, t, x)
+
+  @jax.jit
+  def alone(noise, t, x, cond):
+    return value.value_and_grad_gf(None, velocity, Linear(), t, x, reward, cond, draws=4, noise=noise)
+
   for i in range(3):
     part = {name: leaf[i : i + 1] for name, leaf in cond.items()}
-    estimate, gradient = value.value_and_grad_gf(
-      None, velocity, Linear(), t[:1], x[i : i + 1], reward, part, draws=4, noise=noise[i : i + 1]
-    )
+    estimate, gradient = alone(noise[i : i + 1], t[:1], x[i : i + 1], part)
     np.testing.assert_allclose(found.gradient[i], gradient[0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.found["value"][i], estimate.value[0], rtol=1e-5)
   assert len({float(v) for v in found.found["value"]}) == 3

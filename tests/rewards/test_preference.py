@@ -25,7 +25,7 @@ def pickscore():
 
 def test_a_similarity_is_its_formula(pickscore):
   pixels = pickscore.preprocess(X)
-  image, text = NET.image(PARAMS["image"], pixels), NET.text(PARAMS["text"], IDS[:2])
+  image, text = jax.jit(NET.image)(PARAMS["image"], pixels), jax.jit(NET.text)(PARAMS["text"], IDS[:2])
   cosine = (image * text).sum(1) / jnp.linalg.norm(image, axis=1) / jnp.linalg.norm(text, axis=1)
   label = {"label": jnp.array([0, 1])}
   np.testing.assert_allclose(pickscore(X, label), np.exp(PARAMS["log_scale"]) * cosine, rtol=1e-4)

@@ -33,7 +33,7 @@ def test_the_bound_is_that_of_cauchy_and_schwarz(interpolant, jackknife):
   run = lambda bound: value.value_and_grad_g(  # noqa: E731
     None, velocity, t, x, likelihood(0.7), bound=bound, **how
   )
-  (estimate, free), (same, bounded) = run(None), run(interpolant)
+  (estimate, free), (same, bounded) = jax.jit(lambda: (run(None), run(interpolant)))()
   np.testing.assert_array_equal(estimate.value, same.value)
   draws = jax.vmap(lambda e: velocity(*zero_to_one(e), t, x, None) + e, 1, 1)(noise)
   spread = jnp.sqrt(((draws - draws.mean(1, keepdims=True)) ** 2).sum((1, 2)) / 16)

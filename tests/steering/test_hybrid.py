@@ -1,5 +1,6 @@
 """The hybrid of MFM-G and MFM-GF, schemes of draws, draws that are left out, draws over several devices."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -34,12 +35,21 @@ def case(batch=12, draws=6, time=0.5):
 def test_with_weight_0_or_1_the_hybrid_is_one_of_its_parts(jackknife):
   t, x_t, e = case()
   options = {"draws": 6, "noise": e, "chunk": 2, "jackknife": jackknife}
-  estimate, gf = value.value_and_grad_gf(None, toy_velocity, Linear(), t, x_t, QUADRATIC, **options)
-  g = value.value_and_grad_g(None, toy_velocity, t, x_t, QUADRATIC, **options)[1]
-  for weight, expected in ((0.0, gf), (1.0, g), (0.3, 0.3 * g + 0.7 * gf)):
-    found = value.value_and_grad_hybrid(
+
+  @jax.jit
+  def parts():
+    gf = value.value_and_grad_gf(None, toy_velocity, Linear(), t, x_t, QUADRATIC, **options)
+    return *gf, value.value_and_grad_g(None, toy_velocity, t, x_t, QUADRATIC, **options)[1]
+
+  @jax.jit
+  def hybrid(weight):
+    return value.value_and_grad_hybrid(
       None, toy_velocity, Linear(), t, x_t, QUADRATIC, weight=weight, **options
     )
+
+  estimate, gf, g = parts()
+  for weight, expected in ((0.0, gf), (1.0, g), (0.3, 0.3 * g + 0.7 * gf)):
+    found = hybrid(weight)
     np.testing.assert_allclose(found[1], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found[0].value, estimate.value, rtol=1e-5)
     np.testing.assert_allclose(found[2], weight)
@@ -128,17 +138,18 @@ def test_a_draw_that_is_left_out_is_as_if_it_had_not_been_drawn():
     ),
   }
   for name, estimate in estimators.items():
-    found = estimate(marked, broken, draws=5, chunk=2)
+    found = jax.jit(functools.partial(estimate, r=broken, draws=5, chunk=2))(marked)
+    cleanly = jax.jit(lambda e, estimate=estimate: estimate(e, plain, draws=e.shape[1]))
     np.testing.assert_array_equal(jax.tree.leaves(found)[3], [1, 0, 1])
     rows = {0: [0, 2, 3, 4], 1: range(5), 2: range(4)}
     for row, kept in rows.items():
-      n = len(kept)
-      clean = estimate(e[:, jnp.array(kept)], plain, draws=n)
+      clean = cleanly(e[:, jnp.array(kept)])
       for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(clean), strict=True):
         if a.dtype != jnp.int32:
           np.testing.assert_allclose(a[row], b[row], rtol=1e-4, atol=1e-5, err_msg=name)
   for name in ("g", "hybrid"):
-    np.testing.assert_array_equal(jax.tree.leaves(estimators[name](marked, steep, draws=5))[3], [1, 0, 1])
+    found = jax.jit(functools.partial(estimators[name], r=steep, draws=5))(marked)
+    np.testing.assert_array_equal(jax.tree.leaves(found)[3], [1, 0, 1])
 
 
 def test_an_impossible_draw_counts_with_weight_0():
