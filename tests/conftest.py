@@ -15,7 +15,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests and the programs that they start compile the same small functions again and again: a second
-# run takes two thirds of the time. A damaged entry is a warning and a compilation.
+# run takes three quarters of the time. A damaged entry is a warning and a compilation.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -184,6 +184,25 @@ def compare(name, calls, repeats, block):
     )
 
 
+def peak(repeats, size=2048):
+  """Prints what the machine is able to do: GFLOP/s of large products, the best of each library."""
+  a = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
+  theirs, ours = torch.from_numpy(a), jnp.asarray(a)
+  product = jax.jit(jnp.matmul)
+  products = {
+    "ours": lambda: product(ours, ours).block_until_ready(),
+    "PyTorch": lambda: torch.mm(theirs, theirs),
+  }
+  for label, call in products.items():
+    call()
+    seconds = []
+    for _ in range(repeats):
+      start = time.perf_counter()
+      call()
+      seconds.append(time.perf_counter() - start)
+    print(f"products of {size} x {size}, {label}: {2 * size**3 / min(seconds) / 1e9:.0f} GFLOP/s")
+
+
 def stack(repeats):
   rng = np.random.default_rng(0)
   s = rng.uniform(size=BATCH).astype(np.float32)
@@ -246,6 +265,7 @@ if __name__ == "__main__":
   parser.add_argument("--only", choices=["stack", "mlp"])
   arguments = parser.parse_args()
   print(f"jax {jax.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+  peak(arguments.repeats)
   if arguments.only != "mlp":
     stack(arguments.repeats)
   if arguments.only != "stack":
