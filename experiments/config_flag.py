@@ -1,5 +1,6 @@
 """The flag --config=<name or file>[:smoke], its overrides --config.<key>=<value>, and mistakes in them."""
 
+import ast
 import sys
 from typing import Any
 
@@ -46,13 +47,24 @@ def parse(argv: list[str]) -> list[str]:
         sys.exit(0)
       arg = f"--config={config_names.resolve(given)}"
     elif name.startswith("config."):
-      check_key(_KINDS[0] if _KINDS else RunConfig, name.removeprefix("config."))
+      hint = check_key(_KINDS[0] if _KINDS else RunConfig, name.removeprefix("config."))
+      if hint == tuple[str, ...] and equals:
+        arg = f"--{name}={_words(value)}"
     out.append(arg)
   show_in_help()
   try:
     return flags.FLAGS(out)
   except SystemExit:  # of --help, which absl ends with status 1
     sys.exit(0)
+
+
+def _words(value: str) -> str:
+  """Words with commas between them as the tuple of strings that the parser takes; what it knows stays."""
+  try:
+    ast.literal_eval(value)
+  except (SyntaxError, ValueError):
+    return repr(tuple(word.strip() for word in value.strip("()[]").split(",") if word.strip()))
+  return value
 
 
 def show_in_help() -> None:

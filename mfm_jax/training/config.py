@@ -144,8 +144,8 @@ def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any
   return cls(**out)
 
 
-def check_key(cls: type, key: str, path: str = "config") -> None:
-  """Raises ValueError unless the dotted `key`, such as loss.weighting, exists in `cls`."""
+def check_key(cls: type, key: str, path: str = "config") -> Any:
+  """The type of the dotted `key` of `cls`, such as loss.weighting; ValueError unless it exists."""
   name, _, rest = key.partition(".")
   name, _, index = name.partition("[")  # judges[0].weight
   fields = {field.name for field in dataclasses.fields(cls) if "derived" not in field.metadata}
@@ -157,7 +157,8 @@ def check_key(cls: type, key: str, path: str = "config") -> None:
   if index and typing.get_origin(hint) is tuple:
     hint = typing.get_args(hint)[0]
   if rest and isinstance(hint, type) and dataclasses.is_dataclass(hint):
-    check_key(hint, rest, f"{path}.{name}")
+    return check_key(hint, rest, f"{path}.{name}")
+  return hint
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -55,9 +55,10 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     the longest average (`eval/<figure>`) and that of the base (`base/<figure>`).
 
   Raises:
-    ValueError: before anything is computed or written, a base without one-step posterior draws, a guidance
-      scale that it was not trained with, a reward that does not fit, another base or configuration than the
-      folder's; later as `loop.train`, and where more than INVALID_LIMIT of the rewards are not finite.
+    ValueError: before anything is trained or written, a base without one-step posterior draws, a guidance
+      scale that it was not trained with, a reward or judge that does not fit, another base or configuration
+      than the folder's; later as `loop.train`, and where more than INVALID_LIMIT of the rewards are not
+      finite.
   """
   workdir = pathlib.Path(workdir)
   mesh = sharding.make_mesh(config.mesh)
@@ -80,10 +81,10 @@ def finetune(config: FinetuneConfig, workdir: str | pathlib.Path) -> dict[str, A
     label, what = showcase.labels(base, config.eval_num), dataclasses.replace(what, mixture=None)
   scored = on_samples(reward, what.decode)
   arrays, lifted = hoisted.lift(scored, *example(base))
+  assess = comparison.assessor(what, config.steering, reward)
 
   def evaluation(writer: MetricWriter, frozen: PyTree) -> Panel:
     del frozen
-    assess = comparison.assessor(what, config.steering, reward)
     return Panel(
       base=base,
       tuned=tuned,

@@ -26,7 +26,8 @@ class MeshConfig:
       stay in parts.
     rules: (pattern, how...): the first whose regular expression is found in the path of an array, such as
       params/net/blocks/qkv/kernel, says which of its axes is split. How: "largest", the largest axis that
-      fsdp divides; "whole"; or an axis of the mesh, or "", for each axis of the array.
+      fsdp divides; "whole"; or an axis of the mesh, or "", for each axis of the array. What a training reads
+      beside its state has other paths: net/... of a teacher; base/net/... and reward/<number> of fine-tuning.
     min_size: elements; "largest" keeps smaller arrays whole.
   """
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import run_case
 
-SMALL = ["--config.steer.seeds=1", "--config.draws=(1,4)", "--config.samplers=('sde','ode')"]
+SMALL = ["--config.steer.seeds=1", "--config.draws=(1,4)", "--config.samplers=(sde, ode)"]
 ORACLE = ["--suite=gmm:smoke", "--oracle", *SMALL, "--config.steer.dps.renormalise=clip"]
-METHODS = "--config.steer.methods=('base','best_of_n','dps','mfm_gf','smc','search')"
+METHODS = "--config.steer.methods=base,best_of_n,dps,mfm_gf,smc,search"
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_estimators_of_the_gradient(commands, tmp_path):
       ["--suite=gmm:smoke", "--oracle", "--config.draws=(1,)"],
       "largest draws, for mfm_gf must be at least 2; got 1",
     ),
-    ([*ORACLE, "--config.samplers=('heun',)"], "samplers must be one of ode, sde; got 'heun'"),
+    ([*ORACLE, "--config.samplers=ode,heun"], "samplers must be one of ode, sde; got 'heun'"),
     ([*ORACLE, "--config.kind=speed"], "kind must be one of steering, variance, inverse, fid; got 'speed'"),
     (["--suite=gmm:smoke", "--config.steer.teacher=oracle", "--run=x"], "--run and --oracle exclude"),
     ([*ORACLE, "--config.run.steqs=5"], "unknown config key config.run.steqs (did you mean steps?)"),

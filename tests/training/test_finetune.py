@@ -278,6 +278,10 @@ def test_mistakes_are_found_before_anything_is_written(finished, flow, labelled,
     (smoke(labelled, {"draws.guidance": 3.0}), r"scale the run was trained with \(1.0, 2.0\); got 3.0"),
     (smoke(finished, {"reward.centre": (1.0, 2.0, 3.0)}), "x, flattened, must have shape"),
     (
+      smoke(finished, {"judges": [{"name": "quadratic", "centre": (1.0, 2.0, 3.0)}]}),
+      "x, flattened, must have shape",
+    ),
+    (
       smoke(finished, {"reward.name": "python", "reward.function": "numpy:sum"}),
       "must be differentiable .*python",
     ),

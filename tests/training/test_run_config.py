@@ -105,7 +105,7 @@ def test_a_missing_group_is_named():
 def test_keys_are_checked_before_values_are_read():
   for key in ("steps", "loss.weighting", "data.path", "ema"):
     configs.check_key(RunConfig, key)
-  configs.check_key(SteerConfig, "judges[0].preference.weights")
+  assert configs.check_key(SteerConfig, "judges[0].preference.weights") is str
   with pytest.raises(ValueError, match=r"config.judges.weigt \(did you mean weight"):
     configs.check_key(SteerConfig, "judges[1].weigt")
   with pytest.raises(ValueError, match=r"config.optimizer.lr; known keys: b1"):
