@@ -24,7 +24,7 @@ from mfm_jax.training import demo_steering, fidelity, generate, loop, showcase
 
 PIL.Image.preinit()
 gc.set_threshold(100_000, 20, 20)
-gc.freeze()
+gc.freeze()  # no child looks for garbage in what all share
 for line in sys.stdin:
   request = json.loads(line)
   child = os.fork()
