@@ -89,7 +89,7 @@ def make_train_step(
     draws = loss.draw(key, batch, step)
     params, frozen = sharding.whole(state.params, mesh), sharding.whole(frozen, mesh)
     (value, terms), grads = _gradients(loss, params, frozen, draws, step, accumulate)
-    metrics = {"loss": value, **terms, "grad_norm": optax.global_norm(grads)}
+    metrics = {"loss": value, **terms, "grad_norm": optax.tree.norm(grads)}
     finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

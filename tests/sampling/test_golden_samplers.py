@@ -114,7 +114,8 @@ def test_glass_velocities_are_the_published_ones(golden, kind):
 
   def errors(inner_velocity):
     ours = jax.jit(lambda x: inner_velocity(guided, Linear(), s, x, t, x_t, cond))(x)
-    return np.array([error(a, b) for a, b in zip(ours, theirs, strict=True)])
+    with np.errstate(divide="ignore", invalid="ignore"):  # theirs is 0 at s = t = 1, which is left out below
+      return np.array([error(a, b) for a, b in zip(ours, theirs, strict=True)])
 
   clamped = file["t_cond"] ** 2 * (1 - file["s"]) ** 2 + (1 - file["t_cond"]) ** 2 * file["s"] ** 2 < 1e-6
   assert (errors(glass.inner_velocity) <= bound)[~clamped].all()
