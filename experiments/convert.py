@@ -32,7 +32,7 @@ _PRESERVE = flags.DEFINE_bool("preserve_at_zero", False, "mfm: trained with pres
 _RESIDUAL = flags.DEFINE_bool("residual_context", False, "mfm: trained with use_parametrization.")
 _SCALE = flags.DEFINE_float("latent_scale", 0.18215, "Latents were (latent - shift) * scale.")
 _SHIFT = flags.DEFINE_float("latent_shift", 0.0, "See --latent_scale.")
-_DATA = flags.DEFINE_string("data", "", "Folder of train.npz and test.npz in model space, for finetune.")
+_DATA = flags.DEFINE_string("data", "", "For finetune: latents, or a folder of train.npz and test.npz.")
 
 
 def main():

@@ -14,6 +14,7 @@ import numpy as np
 from mfm_jax import checks, convert, flow_map, times
 from mfm_jax.convert import names
 from mfm_jax.convert.names import KINDS
+from mfm_jax.data import latents
 from mfm_jax.data.datasets import DataConfig
 from mfm_jax.losses import DrawConfig, Objective
 from mfm_jax.models import ModelConfig
@@ -48,7 +49,8 @@ class Weights:
     data_at: time of the data in the network's own convention; "" for the kind's: one for sit, zero else.
     preserve_at_zero, residual_context: see `DiTConfig`.
     latent_scale, latent_shift: of the latents that it was trained on, (latent - shift) * scale.
-    data: folder of train.npz and test.npz in model space, for what needs data; "" for none.
+    data: for what needs data: a folder of experiments.prepare_latents, or of train.npz and test.npz in model
+      space; "" for none.
   """
 
   kind: str
@@ -86,7 +88,8 @@ def describe(state: Mapping[str, np.ndarray], weights: Weights) -> tuple[RunConf
 
   Raises:
     ValueError: tensors without which sizes cannot be told; heads or an encoder depth that are needed; a table
-      of guidance whose rows are not those of 1 and weights.guidance_scales.
+      of guidance whose rows are not those of 1 and weights.guidance_scales; weights.data without data, or
+      with latents of another shape, scale or number of classes.
   """
   embed = _tensor(state, "x_embedder.proj.weight", 4)
   width, channels, patch = embed.shape[:3]
@@ -130,11 +133,13 @@ def describe(state: Mapping[str, np.ndarray], weights: Weights) -> tuple[RunConf
     init="published",
   )
   size = {"width": width, "depth": depth, "heads": weights.heads or heads, "patch": patch}
-  side = grid * patch
-  data: dict[str, Any] = {"path": weights.data, "classes": classes, "shape": (side, side, channels)}
-  latents: dict[str, Any] = {"latent_scale": weights.latent_scale, "latent_shift": weights.latent_shift}
+  shape = (grid * patch, grid * patch, channels)
+  scale: dict[str, Any] = {"latent_scale": weights.latent_scale, "latent_shift": weights.latent_shift}
+  index = _latents(weights, shape, classes)
   config = RunConfig(
-    data=DataConfig(name="arrays", **data, **latents),
+    data=DataConfig(
+      name="latents" if index else "arrays", path=weights.data, classes=classes, shape=shape, **scale
+    ),
     model=ModelConfig(name="dit", precondition=False, dit=own, **size),
     draws=DrawConfig(
       label_dropout=0.2,
@@ -145,8 +150,35 @@ def describe(state: Mapping[str, np.ndarray], weights: Weights) -> tuple[RunConf
     ema=_EMA,
     steps=1,
   )
-  info = DataInfo(shape=(side, side, channels), num_classes=classes, data_std=1.0, image=False, **latents)
+  autoencoder = index.autoencoder if index else ""
+  info = DataInfo(
+    shape=shape, num_classes=classes, data_std=1.0, image=False, autoencoder=autoencoder, **scale
+  )
   return config, info
+
+
+def _latents(weights: Weights, shape: tuple[int, ...], classes: int) -> latents.Index | None:
+  """The index of the latents in weights.data, which must be such as the network takes; None of arrays."""
+  folder = pathlib.Path(weights.data)
+  if not weights.data or (folder / "train.npz").is_file():
+    return None
+  if not (folder / "train" / latents.INDEX).is_file():
+    raise ValueError(
+      f"--data must be a folder of latents (train/{latents.INDEX}, by experiments.prepare_latents) or of "
+      f"train.npz and test.npz; got {weights.data} without either"
+    )
+  index = latents.read_index(folder / "train")
+  for name, ours, theirs in (
+    ("shape", shape, index.shape),
+    ("num_classes", classes, index.num_classes),
+    ("scale", weights.latent_scale, index.scale),
+    ("shift", weights.latent_shift, index.shift),
+  ):
+    if ours != theirs:
+      raise ValueError(
+        f"--data must hold latents as the weights take them, of {name} {ours}; got {theirs} in {weights.data}"
+      )
+  return index
 
 
 def read(path: str, weights: Weights, *, entry: str = "") -> tuple[RunConfig, DataInfo, dict, dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mfm_jax import convert
-from mfm_jax.data import datasets
+from mfm_jax.data import datasets, latents
 from mfm_jax.finetuning.draws import FTDrawConfig
 from mfm_jax.models import dit
 from mfm_jax.models.dit import DiTConfig
@@ -226,6 +226,42 @@ def test_weights_of_a_map_are_used_at_their_scales_alone(golden, tmp_path):
       converted.read(file, dataclasses.replace(weights, **changes))
   report = converted.check(file, weights)
   assert np.isfinite(report["sample_rms"])
+
+
+def test_a_converted_flow_has_the_latents_that_it_is_given(tmp_path):
+  file, weights = save(tmp_path / "w.safetensors", flow_state()), Weights(kind="sit", heads=2)
+  index = latents.Index(
+    split="train",
+    examples=4,
+    num_classes=CLASSES,
+    shape=(GRID * PATCH, GRID * PATCH, CHANNELS),
+    flips=False,
+    shard_size=4,
+    size=32,
+    source="noise",
+    autoencoder="abc",
+    scale=weights.latent_scale,
+    shift=weights.latent_shift,
+  )
+  moments = np.random.default_rng(0).normal(size=(4, 1, *index.shape[:2], 2 * CHANNELS)).astype(np.float32)
+  for split in ("train", "test"):
+    part = dataclasses.replace(index, split=split)
+    latents.write_index(tmp_path / "latents" / split, part)
+    latents.write_shard(tmp_path / "latents" / split, part, 0, [(np.arange(4) % CLASSES, moments)])
+  weights = dataclasses.replace(weights, data=str(tmp_path / "latents"))
+  converted.to_run(file, tmp_path / "run", weights)
+  run = load_run(tmp_path / "run")
+  found = datasets.load(run.config.data)
+  assert (found.shape, found.num_classes) == (run.info.shape, run.info.num_classes)
+  facts = ("latent_scale", "latent_shift", "autoencoder")
+  assert [getattr(found, name) for name in facts] == [getattr(run.info, name) for name in facts]
+  for changes, message in (
+    ({"latent_scale": 0.5}, "--data must hold latents as the weights take them, of scale 0.5; got 0.18215"),
+    ({"latent_shift": 1.0}, "of shift 1.0; got 0.0"),
+    ({"data": str(tmp_path)}, r"--data must be a folder of latents \(train/index.json, .*\) or of train.npz"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      converted.read(file, dataclasses.replace(weights, **changes))
 
 
 @pytest.mark.slow
