@@ -17,7 +17,7 @@ Usage: launch/gcloud_tpu.sh [--dry-run] COMMAND [-- PROGRAM...]
   delete   the slice, where there is one
 
 PROGRAM starts at `-m`, and is given --distributed:
-  launch/gcloud_tpu.sh resume -- -m experiments.train --config=imagenet_xl2_distill --workdir=/mnt/mfm/xl2
+  launch/gcloud_tpu.sh resume -- -m experiments.train --config=imagenet_xl2_distill --workdir=/mnt/mfm/xl2 ...
 
 --dry-run prints every command in place of calling it. Environment:
   NAME         of the slice (required)

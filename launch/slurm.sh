@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A training on SLURM: sbatch launch/slurm.sh --config=imagenet_xl2_distill --workdir=runs/xl2
+# A training on SLURM: sbatch launch/slurm.sh --config=imagenet_xl2_distill --workdir=runs/xl2 ...
 # (from the root of the checkout, which all nodes see). Other sizes: sbatch --nodes=1 --gpus-per-node=4
 # --ntasks-per-node=4 launch/slurm.sh ...
 #SBATCH --job-name=mfm
@@ -22,6 +22,7 @@ if [ $# -eq 0 ]; then
 fi
 PYTHON="${PYTHON:-.venv/bin/python}"
 
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-8}" # which srun has not taken from the job since SLURM 22.05
 status=0
 srun "$PYTHON" -m experiments.train "$@" --distributed || status=$?
 if [ "$status" -eq 143 ]; then # ended by SIGTERM

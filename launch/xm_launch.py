@@ -7,7 +7,7 @@ python launch/xm_launch.py --where=vertex --accelerator=tpu_v3=8 --workdir=/gcs/
 After -- come the flags of the command (--command=train, or another of experiments/). Every work unit has its
 own folder in --workdir, named by its values: the same launch again resumes what was stopped and leaves alone
 what is finished. Local work units run one after another. --dry_run prints the commands and needs no XManager
-(pip install 'mfm_jax[launch]').
+(pip install '.[launch]').
 """
 
 import asyncio
@@ -108,7 +108,7 @@ async def launch(units: Sequence[WorkUnit], where: str, accelerator: dict[str, i
   try:
     from xmanager import xm, xm_local
   except ImportError as error:
-    raise ValueError(f"launching needs XManager: pip install 'mfm_jax[launch]' ({error})") from None
+    raise ValueError(f"launching needs XManager: pip install '.[launch]' ({error})") from None
   local = where == "local"
   if local:
     executor = xm_local.Local()

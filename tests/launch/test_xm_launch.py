@@ -92,11 +92,11 @@ def test_a_dry_run_prints_commands_and_needs_no_xmanager(tmp_path):
   ]
   done = launched(*flags, *given, PYTHONPATH=str(tmp_path))
   assert done.returncode == 1
-  assert done.stderr == "error: launching needs XManager: pip install 'mfm_jax[launch]' (asked for)\n"
+  assert done.stderr == "error: launching needs XManager: pip install '.[launch]' (asked for)\n"
 
 
 def _needs_xmanager():
-  return pytest.importorskip("xmanager", reason="XManager is not installed: pip install 'mfm_jax[launch]'")
+  return pytest.importorskip("xmanager", reason="XManager is not installed: pip install '.[launch]'")
 
 
 @pytest.mark.slow
