@@ -3,7 +3,8 @@
 With Delta = v_ft - v_base the residual is v_ft - target = R Delta - (sigma^2/2) grad R. Its mean over draws
 is e^V (Delta - (sigma^2/2) grad V): zero at v_base + (sigma^2/2) grad V, and without bias, since R and grad R
 enter linearly. A positive factor of both leaves that alone, as long as it does not depend on the draw that it
-multiplies: so exp(r) is never formed, but exp(r - shift).
+multiplies: so exp(r) is never formed, but exp(r - shift). Weights beyond e^LOG_WEIGHT_MAX are cut, which is a
+bias: of a rare draw with "auto", of all that matters with a number far below the rewards.
 """
 
 import dataclasses

@@ -24,8 +24,9 @@ def weighted_sum(rewards: Sequence[Reward], weights: Sequence[float]) -> Reward:
       raise ValueError(f"weights must be finite; got {weight}")
 
   def reward(x: Array, cond: Cond = None) -> Array:
-    parts = (weight * part(x, cond) for weight, part in zip(weights, rewards, strict=True))
-    return functools.reduce(operator.add, parts)
+    # Without those of weight 0, which may be infinite.
+    parts = [weight * part(x, cond) for weight, part in zip(weights, rewards, strict=True) if weight]
+    return functools.reduce(operator.add, parts) if parts else jnp.zeros(len(x))
 
   vars(reward)["differentiable"] = all(map(is_differentiable, rewards))
   return reward

@@ -76,7 +76,8 @@ class PreferenceReward:
     label = cond["label"]
     checks.shape('cond["label"]', label, (batch,))
     checks.in_interval('cond["label"], which selects a prompt,', label, 0, len(row) - 1)
-    return jnp.take(row, label, axis=0, mode="fill", fill_value=None)
+    # Negative indices would count from the end.
+    return jnp.take(row, jnp.where(label < 0, len(row), label), axis=0, mode="fill", fill_value=None)
 
 
 def clip_score(

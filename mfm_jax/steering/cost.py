@@ -100,8 +100,13 @@ def draws_for(method: str, nfe: int, *, steps: int, **how) -> int:
     method, steps, how: as `cost`.
 
   Raises:
-    ValueError: a method that does not draw.
+    ValueError: a method that does not draw, or whose draws cost nothing.
   """
   checks.one_of("method", method, DRAWING)
   one, two = (cost(method, steps=steps, draws=n, **how).nfe for n in (1, 2))
+  if one == two:
+    raise ValueError(
+      f"draws of {method} must cost something; got none in {steps} steps with {how}: an interval without a "
+      "step, or a twist that does not draw"
+    )
   return max(1 + (nfe - one) // (two - one), 1)

@@ -190,6 +190,7 @@ def on_interval(guide: Guide, marginal: MarginalVelocity, cond: Cond = None, *, 
 
     return jax.lax.cond((low <= t[0]) & (t[0] <= high), guide, base, source, t, x)
 
+  vars(guided)["partial"] = True
   return guided
 
 

@@ -102,7 +102,8 @@ def smc(
 
   Raises:
     ValueError: particles < 1, a batch that is no multiple of it, threshold outside [0, 1], an unknown
-      potential or renormalisation; times that break a rule of `check_times`; a guide that finds no value;
+      potential or renormalisation; times that break a rule of `check_times`; a guide that finds no value, or
+      not at all times;
       a reward or noise of another shape; neither key nor noise.
   """
   checks.at_least("particles", particles, 1)
@@ -112,6 +113,8 @@ def smc(
   checks.one_of("potential", potential, POTENTIALS)
   checks.one_of("renormalise", renormalise, RENORMALISATIONS)
   integrators.check_times(times)
+  if getattr(guide, "partial", False):  # `drifts.on_interval`
+    raise ValueError("the guide must find a value at all times; got one of an interval")
   populations = x.shape[0] // particles
   grid = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))
   steps = len(grid) - 1

@@ -272,6 +272,9 @@ def evaluator(
     x1 = flow_map.posterior_map(velocity, flat, times, states, conds)
     rewards = reward(x1 if sampling.decode is None else sampling.decode(x1), conds)
     checks.shape("reward(x)", rewards, (batch * n,))
+    # A draw that is not finite is left out and counted, also where its reward is -inf, a weight of 0.
+    finite = jnp.isfinite(x1).reshape(batch * n, -1).all(1)
+    rewards = jnp.where(finite, rewards, jnp.nan)
     return x1.reshape(e.shape), rewards.reshape(batch, n).astype(sums.reward_dtype(x_t))
 
   return evaluate
@@ -339,7 +342,8 @@ def _largest_shift(estimate: Estimate, groups: sums.Sums, plain: Array, square: 
   mean = plain.sum(0) / expand_like(count, plain[0])
   variance = square.sum(0) / count - (mean**2).reshape(len(mean), -1).sum(1)
   spread = count / jnp.maximum(estimate.ess, 1.0) - 1.0
-  return jnp.sqrt(jnp.maximum(variance, 0.0) * jnp.maximum(spread, 0.0))
+  # Of rewards that hardly differ it is lost to rounding, and must not make the bound 0.
+  return jnp.sqrt(jnp.maximum(variance, 0.0) * jnp.maximum(spread, 1e-6 * count))
 
 
 def _gain(interpolant: Interpolant, t: Array) -> Array:

@@ -22,6 +22,12 @@ def test_weighted_sum_and_minimum():
   np.testing.assert_allclose(composition.minimum([first, second])(X), np.minimum(X[:, 0], X[:, 1] ** 2))
 
 
+def test_a_part_of_weight_0_has_no_say():
+  barrier = lambda x, cond: jnp.where(x[:, 0] > 0, -jnp.inf, 0.0)  # noqa: E731
+  np.testing.assert_array_equal(composition.weighted_sum([barrier, first], [0.0, 1.0])(X), X[:, 0])
+  np.testing.assert_array_equal(composition.weighted_sum([barrier], [0.0])(X), jnp.zeros(7))
+
+
 def test_the_sum_of_two_likelihoods_is_the_joint_one():
   """Two observations, one after the other or as the rows of one matrix."""
   rows, observed = np.array([[1.0, 0.5], [-0.3, 2.0]]), np.array([0.2, -1.0])

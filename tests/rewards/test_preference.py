@@ -71,6 +71,7 @@ def test_a_label_without_a_prompt_is_nan_in_a_compiled_program(pickscore):
   compiled = jax.jit(pickscore)(X, {"label": jnp.array([1, 3])})
   assert np.isfinite(compiled[0])
   assert np.isnan(compiled[1])
+  assert np.isnan(jax.jit(pickscore)(X, {"label": jnp.array([1, -1])})[1])
 
 
 def test_gradients_under_jit_scan_and_checkpoint(pickscore):

@@ -50,6 +50,17 @@ def zero_to_one(e):
   return jnp.zeros(len(e)), jnp.ones(len(e)), e
 
 
+def test_rewards_that_hardly_differ_leave_a_gradient():
+  t, interpolant = jnp.full(64, 0.9), Linear()
+  x, velocity = states(interpolant, 0.9), oracles.as_sampler(PRIOR, interpolant)
+  weak = lambda x, cond: 1e-4 * likelihood(1.0)(x, cond)  # noqa: E731
+  run = lambda bound: value.value_and_grad_g(  # noqa: E731
+    jax.random.key(1), velocity, t, x, weak, bound=bound, draws=8
+  )[1]
+  free, bounded = jax.jit(lambda: (run(None), run(interpolant)))()
+  assert (jnp.linalg.norm(bounded, axis=1) > 0.1 * jnp.linalg.norm(free, axis=1)).all()
+
+
 def test_an_exact_gradient_is_within_the_exact_bound():
   """chi^2 and the posterior's spread in closed form: the bound is no bias where draws are many."""
   interpolant, t = Linear(), jnp.full(64, 0.5)

@@ -283,6 +283,8 @@ def test_draws_at_equal_cost():
   assert cost.cost("best_of_n", steps=250, draws=n).nfe <= budget
   assert cost.cost("best_of_n", steps=250, draws=n + 1).nfe > budget
   assert cost.draws_for("mfm_g", 10, steps=250) == 1
+  with pytest.raises(ValueError, match="draws of smc must cost something; got none"):
+    cost.draws_for("smc", 100, steps=10, twist="dps")
   with pytest.raises(
     ValueError, match="method must be one of best_of_n, mfm_gf, mfm_g, hybrid, smc, search; got 'dps'"
   ):
