@@ -145,7 +145,7 @@ def whole(tree: PyTree, mesh: Mesh | None) -> PyTree:
   Left to itself the compiler splits activations by features, as the parameters are, and sums them over the
   devices in every layer.
   """
-  if mesh is None or mesh.shape["fsdp"] == 1:
+  if mesh is None or mesh.size == 1:
     return tree
   return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, replicated(mesh)), tree)
 

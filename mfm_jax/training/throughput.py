@@ -23,6 +23,7 @@ from mfm_jax.training import dry_run, flops, loop, run, sharding, step, subject
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.folder import DataInfo
 from mfm_jax.training.run import Run
+from mfm_jax.training.state import TrainState
 from mfm_jax.training.steer_config import RewardConfig, SteerConfig
 from mfm_jax.training.steered import Method
 from mfm_jax.types import PyTree
@@ -114,7 +115,8 @@ def _training(config: RunConfig, what: ThroughputConfig) -> dict[str, Any]:
   compiled = step.compile_step(train_step, *shapes[:2], batch, mesh, config.mesh)
   compile_seconds = time.monotonic() - start
   state, frozen = (
-    sharding.place(_filled(tree), sharding.by_rules(tree, mesh, config.mesh)) for tree in shapes[:2]
+    sharding.place(tree, sharding.by_rules(tree, mesh, config.mesh))
+    for tree in (_filled_state(shapes[0]), _filled(shapes[1]))
   )
 
   def cached():
@@ -261,6 +263,13 @@ def _filled(tree: PyTree) -> PyTree:
     return np.zeros(x.shape, x.dtype)
 
   return jax.tree.map(fill, tree)
+
+
+def _filled_state(state: TrainState) -> TrainState:
+  """As `_filled`, with an optimiser at its start: a negative second moment would make all parameters NaN."""
+  return _filled(state)._replace(
+    opt_state=jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.opt_state)
+  )
 
 
 def _source(config: RunConfig, info: DataInfo) -> Source:

@@ -3,10 +3,11 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 import run_case
 
-from mfm_jax.training import throughput
+from mfm_jax.training import step, throughput
 from mfm_jax.training.throughput import ThroughputConfig
 
 
@@ -36,6 +37,27 @@ def test_every_program_has_its_row(found):
   assert (base["nfe"], guided["nfe"], steep["nfe"]) == (1, 1 + 4, 1 + 8)
   # One forward; one and two draws; one, and two with their backward passes.
   assert [row["flops"] / base["flops"] for row in (guided, steep)] == [3, 7]
+
+
+def test_the_timed_steps_stay_finite(monkeypatch):
+  """Products of constants take an accelerator less power, and so less time."""
+  last, compile_step = [], step.compile_step
+
+  def watched(*args):
+    compiled = compile_step(*args)
+
+    def run(*args):
+      state, metrics = compiled(*args)
+      last[:] = [state.params, metrics["skipped"]]
+      return state, metrics
+
+    vars(run)["memory_analysis"] = compiled.memory_analysis
+    return run
+
+  monkeypatch.setattr(step, "compile_step", watched)
+  throughput.throughput(run_case.smoke(), ThroughputConfig(repeats=3, consistency=("semigroup",)))
+  assert not last[1]
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(last[0]))
 
 
 def test_an_earlier_measurement_is_compared_by_name(found, tmp_path):
