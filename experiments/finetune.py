@@ -20,7 +20,7 @@ def main():
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a run folder; got none")
   summary = finetune(cli.config(_CONFIG), _WORKDIR.value)
-  cli.report(_WORKDIR.value, "finetune", of=summary["params_sha256"])
+  cli.report(_WORKDIR.value, "finetune", of=summary.get("params_sha256", ""))
   return summary
 
 

@@ -25,7 +25,7 @@ def main():
   if not _WORKDIR.value:
     raise ValueError("--workdir must name a run folder; got none")
   summary = loop.train(cli.config(_CONFIG), _WORKDIR.value)
-  cli.report(_WORKDIR.value, "train", of=summary["params_sha256"])
+  cli.report(_WORKDIR.value, "train", of=summary.get("params_sha256", ""))
   return summary
 
 

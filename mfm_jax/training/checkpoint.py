@@ -51,12 +51,19 @@ class Checkpoints:
     keep: number of checkpoints that are kept, the newest; None for all.
     keep_every: those of its multiples are kept as well; 0 for none.
     writable: whether steps will be saved; folders of incomplete and damaged steps are then set aside.
+    beside: the checkpoints that a run goes on from, where these are not; errors name the last good one there.
   """
 
   def __init__(
-    self, folder: pathlib.Path, *, keep: int | None = 3, keep_every: int = 0, writable: bool = False
+    self,
+    folder: pathlib.Path,
+    *,
+    keep: int | None = 3,
+    keep_every: int = 0,
+    writable: bool = False,
+    beside: "Checkpoints | None" = None,
   ):
-    self.folder, self._writable = folder.absolute(), writable
+    self.folder, self._writable, self._beside = folder.absolute(), writable, beside
     self._saving: int | None = None  # the step on its way
     # Saves start in a thread of their own, as the threads that write inherit their priority from the one that
     # starts them.
@@ -108,6 +115,8 @@ class Checkpoints:
   @property
   def last_good(self) -> str:
     """In words, where the newest complete checkpoint is."""
+    if self._beside is not None:
+      return self._beside.last_good
     steps = _complete_steps(self.folder)
     return f"step {steps[-1]} in {self.folder}" if steps else "none was saved yet"
 
@@ -149,10 +158,10 @@ class Checkpoints:
 
   def check(self) -> None:
     """Raises the SaveError of a save that has failed; does not wait for one that is on its way."""
-    try:
-      self._manager.check_for_errors()
-    except Exception as error:
-      raise self._failed(error) from error
+    # orbax's own check takes the error from the thread that ends the save, which then drops older checkpoints
+    # to make room for one that is not there.
+    if self._saving is not None and not self._manager.is_saving_in_progress():
+      self.wait()
 
   def wait(self) -> None:
     """Blocks until the last save is complete; raises its SaveError."""
@@ -166,6 +175,13 @@ class Checkpoints:
     except Exception as error:
       raise self._failed(error) from error
     self._saving = None
+
+  def forget_after(self, step: int) -> None:
+    """Sets aside, as <step>.abandoned, what is later: a run goes on from `step`, and may go another way."""
+    self.wait()
+    later = [found for found in _complete_steps(self.folder) if found > step]
+    distributed.on_primary(lambda: _set_aside(self.folder, later, "abandoned"))
+    self._manager.reload()
 
   def restore(self, like: TrainState, step: int | None = None, *, only: str = "") -> Restored | None:
     """The newest checkpoint that is whole (or that of `step`), placed as `like`; None where there is none.
@@ -192,7 +208,9 @@ class Checkpoints:
       wanted = steps[::-1] if step is None else [step]
       raise ValueError(f"a checkpoint must be whole; got damaged ones alone in {self.folder}: {wanted}")
     if self._writable and step is None:
-      distributed.on_primary(lambda: _set_aside(self.folder, [later for later in steps if later > found]))
+      distributed.on_primary(
+        lambda: _set_aside(self.folder, [later for later in steps if later > found], "damaged")
+      )
       self._manager.reload()
     _check_same(self._manager.item_metadata(found)["state"], like)
     wanted = jax.tree_util.tree_map_with_path(
@@ -273,9 +291,9 @@ def _set_aside_incomplete(folder: pathlib.Path) -> None:
       _rename(path, "incomplete")
 
 
-def _set_aside(folder: pathlib.Path, steps: list[int]) -> None:
+def _set_aside(folder: pathlib.Path, steps: list[int], why: str) -> None:
   for step in steps:
-    _rename(folder / str(step), "damaged")
+    _rename(folder / str(step), why)
 
 
 def _rename(path: pathlib.Path, why: str) -> None:

@@ -28,7 +28,7 @@ from mfm_jax.training import (
   sharding,
   step,
 )
-from mfm_jax.training.checkpoint import Checkpoints
+from mfm_jax.training.checkpoint import Checkpoints, SaveError
 from mfm_jax.training.config import RunConfig
 from mfm_jax.training.interruption import Interruption
 from mfm_jax.training.logging import MetricWriter
@@ -142,7 +142,8 @@ def fit(
     interruption = stack.enter_context(Interruption())
     kept = None
     if config.ema_every:
-      kept = stack.enter_context(Checkpoints(workdir / posthoc.FOLDER, keep=None, writable=True))
+      of_averages = Checkpoints(workdir / posthoc.FOLDER, keep=None, writable=True, beside=checkpoints)
+      kept = stack.enter_context(of_averages)
     like = jax.tree.map(
       lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
     )
@@ -162,6 +163,8 @@ def fit(
       if distributed.is_primary():
         print(f"{workdir} is finished: {done} of {config.steps} steps", flush=True)
       return summary
+    if kept:
+      kept.forget_after(done)
     if done and distributed.is_primary():
       print(f"resuming {workdir} at step {done} of {config.steps}", flush=True)
     writer = MetricWriter(workdir, resume_step=done, total=config.steps)
@@ -230,6 +233,8 @@ class _Trainer:
     if first >= config.steps:
       self._wait()
       return state, 0.0
+    if first and config.eval_every and first % config.eval_every == 0:
+      self.evaluate(state)  # which comes after the save; what it wrote then is not written twice
     batch, position = self._next(batches)
     start = time.monotonic()
     compiled = step.compile_step(train_step, state, self.frozen, batch, self.mesh, config.mesh)
@@ -266,17 +271,14 @@ class _Trainer:
             got = f"{means[name]:g} (first at step {first})"
             self._stop(f"the mean of {name} must be at most {limit:g}; got {got}", now)
         self.window = []
-      if leave:  # before all else: there may be little time
+      if save:  # before the evaluation, which may take long, or fail
         self._save(state, after)
-        self.checkpoints.wait()
-      if config.eval_every and now % config.eval_every == 0 and not last:
-        self.evaluate(state)
       self._keep(state, now)
-      if save:
-        self._save(state, after)
       if leave:
         self._wait()
         self.interruption.leave(f"saved {self.checkpoints.last_good}; the same command goes on")
+      if config.eval_every and now % config.eval_every == 0 and not last:
+        self.evaluate(state)
     self._wait()
     return state, seconds
 
@@ -308,7 +310,8 @@ class _Trainer:
     return {name: None if name in broken else value for name, value in values.items()}
 
   def _stop(self, reason: str, now: int) -> None:
-    self.checkpoints.wait()
+    with contextlib.suppress(SaveError):  # the reason to stop matters more
+      self.checkpoints.wait()
     raise ValueError(f"{reason} at step {now}; last good checkpoint: {self.checkpoints.last_good}")
 
 

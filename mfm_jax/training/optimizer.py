@@ -17,7 +17,7 @@ class OptimizerConfig:
   name: str = "radam"
   learning_rate: float = 1e-3
   schedule: str = "cosine"  # after the warm-up: constant, or a cosine to 0 at the last step
-  warmup: int = 200  # steps of a linear rise from 0
+  warmup: int = 200  # steps of a linear rise
   b1: float = 0.9
   b2: float = 0.999
   weight_decay: float = 0.0  # adamw

@@ -15,7 +15,7 @@ TOLERANCE = 0.1  # largest relative error of a profile that is put together
 
 
 def keep(kept: Checkpoints, state: TrainState) -> None:
-  """Saves the power averages of a step, which may be there already, as may those of later ones."""
+  """Saves the power averages of a step, which may be there already."""
   newest = kept.newest()
   if newest is None or newest < int(state.step):
     kept.save(_of(state.step, state.ema), {}, {})
@@ -38,12 +38,13 @@ def put_together(workdir: pathlib.Path, like: TrainState, length: float) -> tupl
     ValueError: a run that kept none, or none from which this one can be made.
   """
   folder, own = workdir / FOLDER, _of(like.step, like.ema)
+  none = f"a power average needs a run with ema_lengths and ema_every; got {workdir}, which kept none"
   if not own.ema or not folder.exists():
-    raise ValueError(
-      f"a power average needs a run with ema_lengths and ema_every; got {workdir}, which kept none"
-    )
+    raise ValueError(none)
   with Checkpoints(folder, keep=None) as kept:
     steps = kept.steps()
+    if not steps:
+      raise ValueError(f"{none} yet")
     lengths = [kept_length for name in own.ema if (kept_length := averages.power_length(name)) is not None]
     each = [step for step in steps for _ in lengths], [*lengths] * len(steps)
     weights, error = averages.combination(*each, at=steps[-1], length=length)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import run_case
 
-from mfm_jax.training import averages, loop
+from mfm_jax.training import averages, loop, posthoc
 from mfm_jax.training.run import load_run
+from mfm_jax.training.state import TrainState
 
 
 def weights_of(length, steps):
@@ -94,9 +95,13 @@ def test_a_run_gives_any_average_after_training(tmp_path):
     load_run(tmp_path / "kept", ema="power:0.001")
 
 
-def test_a_run_that_kept_none_gives_none(finished):
+def test_a_run_that_kept_none_gives_none(finished, tmp_path):
   with pytest.raises(ValueError, match="a power average needs a run with ema_lengths and ema_every"):
     load_run(finished, ema="power:0.1")
+  (tmp_path / posthoc.FOLDER).mkdir()
+  like = TrainState(step=jnp.int32(0), params={}, opt_state=(), ema={"power:0.1": {}})
+  with pytest.raises(ValueError, match="which kept none yet"):
+    posthoc.put_together(tmp_path, like, 0.1)
   assert "ema_lengths" in json.loads((finished / "config.json").read_text())["config"]
 
 

@@ -89,6 +89,20 @@ def test_saves_that_follow_each_other_fast_leave_no_more_than_are_kept(tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ["6"]
 
 
+def test_what_is_later_is_set_aside_and_saved_again(tmp_path):
+  with Checkpoints(tmp_path / "run", writable=True) as run:
+    run.save(_state(2), {}, {})
+    with Checkpoints(tmp_path / "kept", keep=None, writable=True, beside=run) as kept:
+      for step in (1, 2, 3, 4):
+        kept.save(_state(step), {}, {})
+      kept.forget_after(2)
+      assert kept.steps() == [1, 2]
+      kept.save(_state(3), {}, {})
+      assert kept.steps() == [1, 2, 3]
+      assert kept.last_good == f"step 2 in {tmp_path / 'run'}"
+  assert sorted(path.name for path in (tmp_path / "kept").glob("*.*")) == ["3.abandoned", "4.abandoned"]
+
+
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
   with Checkpoints(tmp_path / "new") as checkpoints:
     assert checkpoints.steps() == []

@@ -17,7 +17,7 @@ SETTINGS = {
   "gmm": {"steps": 800, "batch_size": 256, "model.width": 32, "model.depth": 2, "data.train_size": 1 << 14},
   "digits": {"steps": 1000},
   "mnist": {
-    "steps": 2000,
+    "steps": 3000,
     "batch_size": 64,
     "model.width": 32,
     "model.depth": 1,

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import time
 import warnings
 
 import jax
@@ -131,6 +132,30 @@ def test_hashes_that_cannot_be_written_are_a_save_that_failed(name, tmp_path, mo
     good = 1 if name == HASHES else 2
     with pytest.raises(SaveError, match=rf"step 2 .* No space .*; last good checkpoint: step {good} in"):
       checkpoints.wait()
+
+
+def _watch(checkpoints):
+  for _ in range(1000):  # 10 s
+    checkpoints.check()
+    time.sleep(0.01)
+
+
+def test_a_save_that_failed_is_noticed_before_the_next_and_costs_no_checkpoint(tmp_path, monkeypatch):
+  write_hashes = integrity.write_hashes
+
+  def full(folder, own, files):
+    if own == HASHES and folder.name.startswith("2."):
+      raise OSError(28, "No space left on device")
+    write_hashes(folder, own, files)
+
+  monkeypatch.setattr(integrity, "write_hashes", full)
+  with Checkpoints(tmp_path, keep=1, writable=True) as checkpoints:
+    checkpoints.save(_state(1), {}, {})
+    checkpoints.wait()
+    checkpoints.save(_state(2), {}, {})
+    with pytest.raises(SaveError, match=r"step 2 .* No space .*; last good checkpoint: step 1 in"):
+      _watch(checkpoints)
+    assert checkpoints.steps() == [1]
 
 
 def test_damaged_steps_alone_are_an_error_and_not_a_new_start(saved, tmp_path):

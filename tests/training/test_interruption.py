@@ -85,7 +85,7 @@ def test_sigterm_again_does_not_cut_the_save_short_and_ctrl_c_does():
   assert stop.value.code == 143
 
 
-def test_what_is_learnt_is_saved_before_an_evaluation_that_may_take_long(tmp_path, monkeypatch):
+def test_what_is_learnt_is_saved_before_an_evaluation_which_waits_for_the_next_start(tmp_path, monkeypatch):
   put_batch, calls, evaluated = sharding.put_batch, [], []
 
   def signalled(batch, mesh):
@@ -96,9 +96,13 @@ def test_what_is_learnt_is_saved_before_an_evaluation_that_may_take_long(tmp_pat
 
   def evaluate(self, state):
     evaluated.append((tmp_path / "checkpoints" / str(int(state.step))).exists())
+    return {}
 
   monkeypatch.setattr(sharding, "put_batch", signalled)
   monkeypatch.setattr(loop._Evaluation, "__call__", evaluate)
+  config = run_case.smoke({"eval_every": 1, "eval_batches": 0})
   with pytest.raises(SystemExit):
-    loop.train(run_case.smoke({"eval_every": 1, "eval_batches": 0}), tmp_path)
-  assert evaluated == [False, False, False, True]
+    loop.train(config, tmp_path)
+  assert evaluated == [False, False, False]
+  loop.train(config, tmp_path)
+  assert evaluated[3:5] == [True, False]  # of step 4, which was saved, and of 5

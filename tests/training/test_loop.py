@@ -140,6 +140,25 @@ def test_steps_that_are_not_finite_in_a_row_are_counted_across_a_restart(tmp_pat
     loop.train(run_case.smoke({"skip_not_finite": 2}), tmp_path)
 
 
+def test_an_evaluation_that_fails_costs_no_step_and_is_done_again(finished, tmp_path, monkeypatch):
+  every, evaluate = 10, loop._Evaluation.__call__
+  config = run_case.smoke({"eval_every": every, "checkpoint_every": every})
+
+  def failing(self, state):
+    if int(state.step) == every:
+      raise RuntimeError("out of memory")
+    return evaluate(self, state)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(loop._Evaluation, "__call__", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+      loop.train(config, tmp_path)
+  summary = loop.train(config, tmp_path)
+  assert summary["params_sha256"] == json.loads((finished / "summary.json").read_text())["params_sha256"]
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert min(line["step"] for line in lines if line["name"].startswith("held_out/")) == every
+
+
 def test_a_full_disk_is_an_error_and_not_a_wait(tmp_path):
   """Of the files that grow beside the checkpoints; 4 kB here."""
   writer = MetricWriter(tmp_path, resume_step=0, total=1)
