@@ -273,6 +273,8 @@ class _Trainer:
         self.window = []
       if save:  # before the evaluation, which may take long, or fail
         self._save(state, after)
+      if leave:  # there may be little time
+        self.checkpoints.wait()
       self._keep(state, now)
       if leave:
         self._wait()
