@@ -153,6 +153,7 @@ def test_an_evaluation_that_fails_costs_no_step_and_is_done_again(finished, tmp_
     patched.setattr(loop._Evaluation, "__call__", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
       loop.train(config, tmp_path)
+  assert (tmp_path / "checkpoints" / str(every) / "_CHECKPOINT_METADATA").exists()
   summary = loop.train(config, tmp_path)
   assert summary["params_sha256"] == json.loads((finished / "summary.json").read_text())["params_sha256"]
   lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
